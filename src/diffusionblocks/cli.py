@@ -1,0 +1,188 @@
+"""The command line: one verb per stage of the workflow. Rules and notebooks call nothing else.
+
+A mistake that the user can mend is one line on standard error and exit code 2.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import __version__
+from .config import Preset, RunConfig, load_preset
+from .errors import UserError
+
+PRESETS = Path("workflow/config/presets")
+#: Seconds between two lines of progress where there is no terminal.
+LINE_EVERY = 10.0
+
+
+def _preset(arguments: argparse.Namespace) -> Preset:
+    """The preset named on the command line, with its overrides."""
+    name = arguments.preset
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    return load_preset(path, arguments.set or [])
+
+
+def _run(arguments: argparse.Namespace) -> RunConfig:
+    """The run named on the command line.
+
+    Raises:
+        UserError: its configuration is not the one the caller expects.
+    """
+    run = _preset(arguments).run(arguments.run)
+    if arguments.config_hash not in (None, run.hash):
+        raise UserError(
+            f"run {run.name} has configuration {run.hash}, but the sweep was planned with "
+            f"{arguments.config_hash}: the preset changed meanwhile; start snakemake again"
+        )
+    return run
+
+
+class Progress:
+    """A bar with loss and rate on a terminal, plain lines elsewhere."""
+
+    def __init__(self, label: str, unit: str, clock: Callable[[], float] = time.monotonic):
+        self.label, self.unit, self.clock = label, unit, clock
+        self.bar = None
+        self.began = self.last_line = clock()
+        self.first: int | None = None
+
+    def __call__(self, done: int, total: int, loss: float | None = None) -> None:
+        """Show that ``done`` of ``total`` are done."""
+        if self.first is None:
+            self.first = 0 if loss is None else max(0, done - 50)
+        if sys.stderr.isatty():
+            self._draw(done, total, loss)
+        elif done == total or self.clock() - self.last_line >= LINE_EVERY:
+            self.last_line = self.clock()
+            rate = (done - self.first) / max(self.clock() - self.began, 1e-9)
+            shown = "" if loss is None else f", loss {loss:.4g}"
+            line = f"{self.label}: {done}/{total} {self.unit}{shown}, {rate:.3g} {self.unit}/s"
+            print(line, file=sys.stderr, flush=True)
+
+    def _draw(self, done: int, total: int, loss: float | None) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(total=total, initial=self.first, desc=self.label, unit=self.unit)
+        self.bar.update(done - self.bar.n)
+        if loss is not None:
+            self.bar.set_postfix(loss=f"{loss:.4g}")
+        if done == total:
+            self.bar.close()
+
+
+def _data(a: argparse.Namespace) -> None:
+    from .jobs import prepare_data
+
+    prepare_data(_preset(a), a.output)
+
+
+def _extractor(a: argparse.Namespace) -> None:
+    from .jobs import train_extractor
+
+    train_extractor(_preset(a), a.data, a.output)
+
+
+def _train(a: argparse.Namespace) -> None:
+    run = _run(a)
+    from .jobs import train_part
+
+    train_part(run, a.part, a.data, a.output, a.state, Progress(f"{run.name} {a.part}", "steps"))
+
+
+def _assemble(a: argparse.Namespace) -> None:
+    run = _run(a)
+    from .jobs import assemble_run
+
+    assemble_run(run, a.parts, a.output)
+
+
+def _sample(a: argparse.Namespace) -> None:
+    sampling = _preset(a).sampling
+    if a.sampling not in sampling:
+        raise UserError(f"no sampling {a.sampling!r} in the preset; expected one of {[*sampling]}")
+    from .jobs import sample_run
+
+    sample_run(a.manifest, sampling[a.sampling], a.output, Progress(a.output.stem, "samples"))
+
+
+def _floor(a: argparse.Namespace) -> None:
+    from .jobs import score_floor
+
+    score_floor(_preset(a), a.data, a.extractor_weights, a.cache, a.output)
+
+
+def _evaluate(a: argparse.Namespace) -> None:
+    samples = dict(item.split("=", 1) for item in a.samples)
+    paths = {name: Path(path) for name, path in samples.items()}
+    from .jobs import score_run
+
+    score_run(_preset(a), a.manifest, paths, a.data, a.extractor_weights, a.cache, a.output)
+
+
+def _tables(a: argparse.Namespace) -> None:
+    from .report.tables import write_tables
+
+    write_tables(_preset(a), a.preset, a.results, a.output)
+
+
+def _runs(a: argparse.Namespace) -> None:
+    for run in _preset(a).runs():
+        print(run.name, run.hash, *run.parts)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``diffusionblocks``."""
+    top = argparse.ArgumentParser(prog="diffusionblocks", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
+    verbs = top.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, handler: Callable[[argparse.Namespace], None], text: str, *paths: str):
+        p = verbs.add_parser(name, help=text, description=text)
+        p.set_defaults(handler=handler)
+        p.add_argument("--preset", required=True, help="name or YAML file of a preset")
+        p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
+        for path in paths:
+            p.add_argument(f"--{path}", type=Path, required=True)
+        return p
+
+    def of_run(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        p.add_argument("--run", required=True, help="name of a run of the preset's sweep")
+        p.add_argument("--config-hash", help="refuse to work if the run's settings differ")
+        return p
+
+    def of_scores(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        p.add_argument("--extractor-weights", type=Path, help="weights of the extractor, if local")
+        return p
+
+    verb("runs", _runs, "list the runs of a preset: name, hash, parts")
+    verb("data", _data, "decode the data set", "output")
+    verb("extractor", _extractor, "train the digits CNN that scores digits", "data", "output")
+    p = of_run(verb("train", _train, "train one part of a run", "data", "output", "state"))
+    p.add_argument("--part", required=True, help="block0, block1, … or all")
+    of_run(verb("assemble", _assemble, "join a run's parts in a manifest", "parts", "output"))
+    p = verb("sample", _sample, "draw samples from an assembled run", "manifest", "output")
+    p.add_argument("--sampling", required=True, help="name of one of the preset's samplings")
+    of_scores(verb("floor", _floor, "score real held-out images", "data", "cache", "output"))
+    p = verb("evaluate", _evaluate, "score a run", "manifest", "data", "cache", "output")
+    of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
+    verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.handler(arguments)
+    except UserError as error:
+        print(f"diffusionblocks: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

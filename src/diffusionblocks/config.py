@@ -1,0 +1,434 @@
+"""Presets and runs as validated data; the only place that knows what a setting may be.
+
+A *preset* (workflow/config/presets/*.yaml) describes a sweep; :meth:`Preset.runs` expands it
+into *runs*, one per configuration and seed. A run's hash is part of its identity: it is
+stored in every checkpoint and every output, so a changed setting never meets a stale result.
+This module imports neither torch nor the rest of the library, because the workflow reads it
+before any job starts.
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from .errors import UserError
+from .layers import split_layers
+
+#: Side of every data set's images, in pixels: a patch must divide it.
+IMAGE_SIZES = {"digits": 8, "cifar10": 32}
+PARTITIONS = ("equal_mass", "uniform_sigma", "uniform_log_sigma")
+Method = Literal["end_to_end", "blockwise_independent", "blockwise_interleaved"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)]
+
+
+class _Section(BaseModel):
+    """Unknown keys are refused, values are immutable, infinities and NaN are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Which images, and where they come from."""
+
+    name: Literal["digits", "cifar10"]
+    path: Path | None = Field(
+        None, description="folder with {train,test}.parquet; the hub set when absent"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _printable(cls, path: Path | None) -> Path | None:
+        if path is not None and not str(path).isprintable():
+            raise ValueError("a path of printable characters is expected; rename the folder")
+        return path
+
+    @model_validator(mode="after")
+    def _embedded_has_no_path(self):
+        if self.name == "digits" and self.path is not None:
+            raise ValueError("digits are embedded and take no path; remove path or change name")
+        return self
+
+
+class NetworkConfig(_Section):
+    """DiT sizes; DiT-S/2 is layers 12, width 384, heads 6, patch 2."""
+
+    layers: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    patch: PositiveInt = 2
+    mlp_ratio: PositiveFloat = 4.0
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"width {self.width} must be a multiple of heads {self.heads} and of 4; change width"
+            )
+        return self
+
+
+class NoiseConfig(_Section):
+    """ln σ ~ N(P_mean, P_std²) on [sigma_min, sigma_max]; σ in units of images in [−1, 1]."""
+
+    P_mean: float = -1.2
+    P_std: PositiveFloat = 1.2
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    sigma_data: PositiveFloat = 0.5
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}; swap them"
+            )
+        return self
+
+
+class TrainingConfig(_Section):
+    """Budget and optimiser. ``iterations`` is K, the updates of every single block."""
+
+    iterations: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_iterations: int = Field(0, ge=0)
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: PositiveFloat = 1.0
+    ema_halflife_samples: PositiveInt
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    accumulation: PositiveInt = 1
+    activation_checkpointing: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    checkpoint_every: PositiveInt = 500
+
+    @model_validator(mode="after")
+    def _microbatches(self):
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into accumulation "
+                f"{self.accumulation} equal parts; change one of them"
+            )
+        return self
+
+
+class SamplingConfig(_Section):
+    """One way to sample every trained run."""
+
+    solver: Literal["euler", "heun"] = "euler"
+    steps: PositiveInt = 50
+    grid: Literal["edm", "equal_mass"] = "edm"
+    guidance: NonNegativeFloat = 1.0
+    samples: PositiveInt
+    batch_size: PositiveInt = 256
+
+
+class EvaluationConfig(_Section):
+    """How samples are scored, and on what."""
+
+    extractor: Literal["inception", "efficientnet_lite0", "digits_cnn"]
+    extractor_weights: Path | None = Field(
+        None, description="local Inception weights; torch-fidelity downloads them when absent"
+    )
+    reference_samples: PositiveInt | None = Field(
+        None, description="images of each split to compare with; the whole split when absent"
+    )
+    validation_bands: PositiveInt = 12
+    validation_samples: PositiveInt = 512
+
+
+class ComputeConfig(_Section):
+    """Where jobs run. ``threads`` is per job and fixed, since it can change the last bit."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+
+
+class Variant(_Section):
+    """A block of the sweep: lists are crossed with each other and with the seeds."""
+
+    method: Method
+    blocks: tuple[PositiveInt, ...] = (1,)
+    partition: tuple[str, ...] = ("equal_mass",)
+    overlap: tuple[NonNegativeFloat, ...] = (0.0,)
+    layers_per_block: tuple[tuple[PositiveInt, ...] | None, ...] = (None,)
+
+    @field_validator("blocks", "partition", "overlap", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else [value]
+
+    @field_validator("layers_per_block", mode="before")
+    @classmethod
+    def _one_or_many_lists(cls, value: Any) -> Any:
+        if isinstance(value, list) and value and not isinstance(value[0], list | type(None)):
+            return [value]
+        return [value] if value is None else value
+
+    @field_validator("partition")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PARTITIONS:
+                raise ValueError(f"unknown partition {name!r}; {_suggest(name, PARTITIONS)}")
+        return value
+
+
+class SweepConfig(_Section):
+    """The runs of a preset."""
+
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    variants: tuple[Variant, ...] = Field(min_length=1)
+
+
+class RunConfig(_Section):
+    """One row of the sweep: everything that decides the bits of its trained blocks."""
+
+    task: Literal["images"]
+    data: DataConfig
+    network: NetworkConfig
+    noise: NoiseConfig
+    training: TrainingConfig
+    compute: ComputeConfig
+    method: Method
+    blocks: PositiveInt
+    partition: str | None
+    overlap: NonNegativeFloat
+    layers_per_block: tuple[PositiveInt, ...] | None
+    seed: int
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if (self.method == "end_to_end") != (self.blocks == 1):
+            raise ValueError(
+                f"method {self.method} with blocks {self.blocks}: one block is end_to_end, "
+                "and end_to_end is one block; change either"
+            )
+        self.layer_ranges()
+        return self
+
+    def layer_ranges(self) -> list[range]:
+        """The layers of every block, block 0 (highest noise) first."""
+        equal = list(self.layers_per_block) if self.layers_per_block else None
+        return split_layers(self.network.layers, self.blocks, equal)
+
+    @property
+    def name(self) -> str:
+        """Readable and unique within a preset; a folder name."""
+        if self.method == "end_to_end":
+            return f"end_to_end-s{self.seed}"
+        kind = self.method.removeprefix("blockwise_")
+        uneven = "-l" + ".".join(map(str, self.layers_per_block)) if self.layers_per_block else ""
+        return (
+            f"{kind}-B{self.blocks}-{self.partition}-overlap{self.overlap:g}{uneven}-s{self.seed}"
+        )
+
+    @property
+    def parts(self) -> list[str]:
+        """The training jobs of this run: one per block, or one for all layers."""
+        if self.method == "blockwise_interleaved":
+            return ["all"]
+        return [f"block{b}" for b in range(self.blocks)]
+
+    @property
+    def hash(self) -> str:
+        """Names this configuration: 16 hexadecimal digits of its canonical JSON."""
+        return digest(self.model_dump(mode="json"))
+
+    def identity(self) -> dict[str, Any]:
+        """The columns that name this run in every table."""
+        return {
+            "run": self.name,
+            "task": self.task,
+            "dataset": self.data.name,
+            "method": self.method,
+            "blocks": self.blocks,
+            "partition": self.partition or "",
+            "overlap": self.overlap,
+            "layers_per_block": "-".join(str(len(r)) for r in self.layer_ranges()),
+            "seed": self.seed,
+        }
+
+
+class Preset(_Section):
+    """A whole sweep: what to train, how to sample it, how to score it."""
+
+    description: str
+    task: Literal["images"]
+    data: DataConfig
+    network: NetworkConfig
+    noise: NoiseConfig = NoiseConfig()
+    training: TrainingConfig
+    sampling: dict[Name, SamplingConfig] = Field(min_length=1)
+    evaluation: EvaluationConfig
+    compute: ComputeConfig = ComputeConfig()
+    sweep: SweepConfig
+
+    @model_validator(mode="after")
+    def _coherent(self):
+        if self.evaluation.extractor == "digits_cnn" and self.data.name != "digits":
+            raise ValueError(
+                f"extractor digits_cnn reads digits, not {self.data.name}; "
+                "choose efficientnet_lite0 or inception"
+            )
+        side = IMAGE_SIZES[self.data.name]
+        if side % self.network.patch:
+            raise ValueError(
+                f"patch {self.network.patch} does not divide the {side} pixels of "
+                f"{self.data.name}; change network.patch"
+            )
+        self.runs()
+        return self
+
+    def runs(self) -> list[RunConfig]:
+        """Every run of the sweep, in the order of the preset, without duplicates."""
+        shared = {k: getattr(self, k) for k in ("task", "data", "network", "noise")}
+        shared |= {"training": self.training, "compute": self.compute}
+        runs: dict[str, RunConfig] = {}
+        for variant in self.sweep.variants:
+            grid = itertools.product(
+                variant.blocks, variant.partition, variant.overlap, variant.layers_per_block
+            )
+            for blocks, partition, overlap, layers_per_block in grid:
+                for seed in self.sweep.seeds:
+                    whole = variant.method == "end_to_end"
+                    run = RunConfig(
+                        **shared,
+                        method=variant.method,
+                        blocks=blocks,
+                        partition=None if whole else partition,
+                        overlap=0.0 if whole else overlap,
+                        layers_per_block=layers_per_block,
+                        seed=seed,
+                    )
+                    runs[run.name] = run
+        return list(runs.values())
+
+    def run(self, name: str) -> RunConfig:
+        """The run of that name.
+
+        Raises:
+            UserError: the sweep has no such run.
+        """
+        runs = {run.name: run for run in self.runs()}
+        if name not in runs:
+            raise UserError(f"run {name!r} is not in the sweep; {_suggest(name, runs)}")
+        return runs[name]
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits that change whenever the JSON value does."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _suggest(name: str, known) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else "expected one of " + ", ".join(known)
+
+
+def _model_at(loc: tuple) -> type[BaseModel] | None:
+    """The section of a preset that an error's location points into."""
+    model: Any = Preset
+    for key in loc:
+        if isinstance(key, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(str(key))
+        if field is None:
+            return model
+        found = [a for a in _annotations(field.annotation) if issubclass(a, BaseModel)]
+        model = found[0] if found else None
+    return model
+
+
+def _annotations(annotation: Any) -> list[type]:
+    """The classes inside a type such as ``tuple[Variant, ...]`` or ``dict[str, Section]``."""
+    inner = getattr(annotation, "__args__", ())
+    if not inner:
+        return [annotation] if isinstance(annotation, type) else []
+    return [c for a in inner for c in _annotations(a)]
+
+
+def _one_line(error: ValidationError, source: str) -> str:
+    """The first fault of a configuration in one line: key, finding, mend."""
+    fault = error.errors(include_url=False)[0]
+    more = error.error_count() - 1
+    key = ".".join(str(part) for part in fault["loc"]) or "preset"
+    if fault["type"] == "extra_forbidden":
+        model = _model_at(fault["loc"])
+        known = model.model_fields if model else ()
+        text = f"unknown key; {_suggest(str(fault['loc'][-1]), known)}"
+    elif fault["type"] == "value_error":
+        inner = fault["ctx"]["error"]
+        # A run of the sweep that is impossible carries its own list of faults.
+        text = _one_line(inner, "sweep") if isinstance(inner, ValidationError) else str(inner)
+    elif fault["type"] == "missing":
+        text = "this key is missing; add it"
+    else:
+        text = f"found {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    text = " ".join(text.split())
+    return f"{source}: {key}: {text}" + (f" (and {more} more)" if more else "")
+
+
+def _apply_override(tree: dict, override: str) -> None:
+    """Set one ``dotted.key=value`` in a preset's tree; the value is read as YAML."""
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", key):
+        raise UserError(f"override {override!r} is not of the form section.key=value; correct it")
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"override {override!r}: {parent} holds a value, not keys; correct it")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
+
+
+def load_preset(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
+    """Read and validate a preset.
+
+    Args:
+        path: a YAML file.
+        overrides: ``dotted.key=value`` strings that replace single settings.
+
+    Raises:
+        UserError: the file is missing, not YAML, or breaks a rule; names the key and the mend.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise UserError(f"no preset {path}; {_suggest(path.stem, known)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}); mend it") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no settings; expected keys such as data and network")
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return Preset.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_one_line(error, path.name)) from None

@@ -1,0 +1,31 @@
+"""Choosing the device and the number of threads of a job."""
+
+import torch
+
+from .errors import UserError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` takes CUDA where there is one.
+
+    Raises:
+        UserError: CUDA was asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "compute.device is cuda but PyTorch finds no CUDA device; "
+            "set compute.device=cpu or auto"
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def prepare(wanted: str, threads: int) -> torch.device:
+    """Choose the device and fix what decides the bits of a job's arithmetic: the threads."""
+    torch.set_num_threads(threads)
+    device = choose_device(wanted)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return device

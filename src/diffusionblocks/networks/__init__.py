@@ -1,0 +1,1 @@
+"""Plain backbones: each has an input side, a list of layers and an output side."""

@@ -1,0 +1,5 @@
+"""A task ties data, network, loss and sampling together; one file each, by name in TASKS."""
+
+from .images import ImageTask
+
+TASKS = {"images": ImageTask}

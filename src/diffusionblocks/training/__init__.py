@@ -1,0 +1,1 @@
+"""Training: one step, its state, its schedule, its loop."""

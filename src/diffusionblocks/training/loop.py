@@ -1,0 +1,177 @@
+"""The training job: the thin loop around :func:`~diffusionblocks.training.step.train_step`.
+
+One job trains one *part* of a run: ``block3`` of independent blocks builds and holds that
+block's layers only; ``block0`` of an end-to-end run is the whole network; ``all`` is an
+interleaved run, which holds every layer and updates one block a step.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..errors import UserError
+from .checkpoint import load_checkpoint, save_checkpoint
+from .schedule import ema_decay, interleaved_block, learning_rate
+from .step import TrainState, new_state, train_step
+
+#: Steps between two looks at the losses; each look makes the device wait.
+LOOK_EVERY = 50
+
+
+class Task(Protocol):
+    """What the loop asks of a task; see :class:`diffusionblocks.tasks.images.ImageTask`."""
+
+    def network(self, layers: int, *key: int | str) -> torch.nn.Module: ...  # noqa: D102
+    def batch(self, block: int, iteration: int) -> tuple[Tensor, ...]: ...  # noqa: D102
+    def loss(self, network, batch, layers: range | None) -> Tensor: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Part:
+    """A training job's share of a run.
+
+    Attributes:
+        name: ``block0`` …, or ``all``.
+        blocks: the blocks that it trains.
+        layers: for every one of those blocks, which of this job's own layers to run.
+        depth: how many layers this job builds.
+    """
+
+    name: str
+    blocks: list[int]
+    layers: dict[int, range | None]
+    depth: int
+
+
+def part_of(run: RunConfig, name: str) -> Part:
+    """The share of a run that a job of that name trains.
+
+    Raises:
+        UserError: the run has no such part.
+    """
+    if name not in run.parts:
+        raise UserError(f"run {run.name} has no part {name!r}; expected one of {run.parts}")
+    ranges = run.layer_ranges()
+    if name == "all":
+        return Part(name, list(range(run.blocks)), dict(enumerate(ranges)), run.network.layers)
+    block = int(name.removeprefix("block"))
+    return Part(name, [block], {block: None}, len(ranges[block]))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished job leaves.
+
+    Attributes:
+        ema: averaged weights by name.
+        history: float32 [steps, 2], loss and gradient norm of every step.
+        seconds: training time, added up over interruptions.
+        parameters: trained numbers.
+    """
+
+    ema: dict[str, Tensor]
+    history: Tensor
+    seconds: float
+    parameters: int
+
+
+def schedule_of(run: RunConfig, part: Part, step: int) -> tuple[int, int]:
+    """(block, that block's iteration) at a step of a job."""
+    if len(part.blocks) == 1:
+        return part.blocks[0], step
+    return interleaved_block(run.seed, step, len(part.blocks))
+
+
+def _check_finite(recent: Tensor, first: int, run: RunConfig, part: Part, ranges) -> None:
+    """Stop on the first step whose loss or gradient norm is not finite."""
+    bad = (~torch.isfinite(recent).all(1)).nonzero()
+    if len(bad):
+        step = first + int(bad[0])
+        block, iteration = schedule_of(run, part, step)
+        own = ranges[block]
+        raise UserError(
+            f"{run.name} {part.name}: the loss is not finite at step {step} (block {block}, "
+            f"iteration {iteration}, σ from {own.train_lo:.4g} to {own.train_hi:.4g}); the last "
+            "good checkpoint is kept: lower training.learning_rate or training.clip_norm"
+        )
+
+
+def train(
+    run: RunConfig,
+    part: Part,
+    task: Task,
+    ranges: list,
+    state_folder: Path,
+    clock: Callable[[], float],
+    report: Callable[[int, int, float], None],
+) -> Trained:
+    """Train one part of a run, resuming where an earlier job was stopped.
+
+    Args:
+        ranges: noise range of every block, for messages.
+        state_folder: where checkpoints live; removed by :func:`forget` once outputs stand.
+        clock: seconds from any origin.
+        report: called as report(steps done, steps in all, latest loss) at every look.
+
+    Raises:
+        UserError: a loss that is not finite, or a checkpoint that cannot be used.
+    """
+    settings = run.training
+    network = task.network(part.depth, part.name)
+    state = new_state(network, settings.learning_rate, settings.betas, settings.weight_decay)
+    resumed = load_checkpoint(state_folder, state, run.hash)
+    start = resumed.step if resumed else 0
+    spent = resumed.seconds if resumed else 0.0
+    looks = [resumed.history] if resumed else []
+    steps = settings.iterations * len(part.blocks)
+    forward = torch.compile(network) if settings.compile else network
+    network.train()
+
+    pending: list[Tensor] = []
+    began = clock()
+    for step in range(start, steps):
+        block, iteration = schedule_of(run, part, step)
+        batch = task.batch(block, iteration)
+        microbatches = zip(*(t.chunk(settings.accumulation) for t in batch), strict=True)
+        losses = [
+            partial(task.loss, forward, type(batch)(*m), part.layers[block]) for m in microbatches
+        ]
+        rate = learning_rate(
+            iteration,
+            settings.iterations,
+            settings.learning_rate,
+            settings.warmup_iterations,
+            settings.schedule,
+        )
+        decay = ema_decay(iteration, settings.batch_size, settings.ema_halflife_samples)
+        pending.append(train_step(state, losses, rate, decay, settings.clip_norm))
+
+        done = step + 1
+        due = done % settings.checkpoint_every == 0 and done < steps
+        if due or done == steps or len(pending) == LOOK_EVERY:
+            recent = torch.stack(pending).cpu()
+            _check_finite(recent, done - len(recent), run, part, ranges)
+            looks.append(recent)
+            pending = []
+            report(done, steps, float(recent[:, 0].mean()))
+        if due:
+            elapsed = spent + clock() - began
+            save_checkpoint(state_folder, state, done, torch.cat(looks), elapsed, run.hash)
+    return Trained(
+        ema={name: value.detach().cpu() for name, value in state.ema.items()},
+        history=torch.cat(looks) if looks else torch.empty(0, 2),
+        seconds=spent + clock() - began,
+        parameters=sum(p.numel() for p in state.network.parameters()),
+    )
+
+
+def forget(state_folder: Path) -> None:
+    """Remove the checkpoints of a job whose outputs stand."""
+    shutil.rmtree(state_folder, ignore_errors=True)
