@@ -1,0 +1,60 @@
+"""From tidy tables to statistics and figures; reads what the other stages wrote, runs nothing."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import UserError
+
+#: Columns that hold names; an empty cell is the empty name, not a missing number.
+NAMES = (
+    "run,task,dataset,method,partition,layers_per_block,sampling,solver,metric,better,split,"
+    "extractor,key,value,version,table,model,notes"
+).split(",")
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """Read one tidy table.
+
+    Args:
+        folder: where ``<name>.csv`` lies.
+        name: for instance ``scores``.
+
+    Raises:
+        UserError: the file is missing or holds no header.
+    """
+    path = Path(folder) / f"{name}.csv"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a table of the sweep: build the tables")
+    try:
+        frame = pd.read_csv(path, dtype={"layers_per_block": str})
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise UserError(
+            f"{path} is not a whole table ({error}); delete it and build it again"
+        ) from None
+    for column in frame.columns.intersection(NAMES):
+        if frame[column].isna().any():
+            # A column of empty cells is read as numbers; it is a column of empty names.
+            frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    return frame
+
+
+def read_setting(folder: Path) -> dict[str, str]:
+    """The preset's settings and provenance, ``setting.csv``, as text by key."""
+    table = read_table(folder, "setting")
+    return dict(zip(table["key"].astype(str), table["value"].astype(str), strict=True))
+
+
+def setting_number(setting: dict[str, str], key: str) -> float:
+    """A number out of the settings.
+
+    Raises:
+        UserError: the key is missing or its value is no number.
+    """
+    found = setting.get(key)
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"setting.csv has {found!r} for {key}; expected a number: build the tables again"
+        ) from None

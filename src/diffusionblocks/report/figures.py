@@ -1,0 +1,1073 @@
+"""The house style and every figure of the report: tables in, a matplotlib Figure out.
+
+Each figure is a pair: ``<name>_data`` selects and averages rows of the tables into the frame that
+the figure shows, and ``<name>`` draws that frame, so that the CSV saved beside a figure holds
+exactly what was drawn. Colour, marker and dash belong to a strategy or method and are the same in
+every figure; the palette is Okabe and Ito's, which readers with any colour vision can tell apart,
+and no figure relies on colour alone. Filled markers are measured, hollow ones published.
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ..errors import UserError
+from ..files import atomic_path
+from ..noise import TruncatedLogNormal
+from ..partition import partition
+from . import setting_number
+from .statistics import (
+    CONFIGURATION,
+    METHOD_NAMES,
+    STRATEGY_NAMES,
+    describe,
+    even_layers,
+    main_grid,
+    t_interval,
+)
+
+STYLE = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "figure.titlesize": 12,
+    "figure.titleweight": "bold",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#d9d9d9",
+    "grid.linewidth": 0.6,
+    "axes.edgecolor": "#555555",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+    # Without a fixed salt the ids inside an SVG, and so its bytes, differ from run to run.
+    "svg.hashsalt": "diffusionblocks",
+}
+
+#: colour, marker and dash of every strategy and method.
+LOOK = {
+    "end_to_end": ("#000000", "s", "-"),
+    "equal_mass": ("#0072B2", "o", "-"),
+    "uniform_log_sigma": ("#D55E00", "^", "--"),
+    "uniform_sigma": ("#CC79A7", "D", ":"),
+    "uniform": ("#E69F00", "v", "-."),
+    "blockwise_independent": ("#0072B2", "o", "-"),
+    "blockwise_interleaved": ("#009E73", "P", "--"),
+}
+FLOOR_COLOUR = "#767676"
+_DASHES = ["-", "--", ":", "-."]
+
+NAMES = {**STRATEGY_NAMES, **METHOD_NAMES, "uniform": "uniform (kind not stated)"}
+ORDER = list(LOOK)
+
+METRIC_LABELS = {
+    "fid": "Fréchet distance\n(lower is better)",
+    "kid": "Kernel distance\n(lower is better)",
+    "precision": "Precision, share\n(higher is better)",
+    "recall": "Recall, share\n(higher is better)",
+    "label_accuracy": "Label accuracy, share\n(higher is better)",
+    "nearest_train_distance_ratio": "Nearest-image distance,\nsamples ÷ held-out",
+}
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the house style without touching matplotlib's settings outside."""
+
+    @wraps(draw)
+    def wrapped(*args, **kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> Path:
+    """Write <name>.svg, <name>.png and <name>.csv, the data that the figure was drawn from.
+
+    Returns:
+        the path of the PNG.
+    """
+    folder = Path(folder)
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}}
+    with mpl.rc_context(STYLE):
+        for kind in ("svg", "png"):
+            with atomic_path(folder / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, metadata=metadata[kind])
+    with atomic_path(folder / f"{name}.csv") as temporary:
+        data.to_csv(temporary, index=False)
+    return folder / f"{name}.png"
+
+
+# ---------------------------------------------------------------- parts shared by the figures
+
+
+def block_colours(B: int) -> list:
+    """One colour a block, dark for high noise (block 0) to light, ordered also in grey."""
+    return [mpl.colormaps["viridis"](t) for t in np.linspace(0.05, 0.9, B)]
+
+
+def _title(figure: Figure, title: str, note: str) -> None:
+    """Title at the top left, the note at the foot, both inside the layout and never clipped."""
+    # Characters of the bold title and of the note that fit on an inch.
+    inches = figure.get_figwidth()
+    figure.suptitle(textwrap.fill(title, int(inches * 10.5)), x=0.01, ha="left")
+    figure.supxlabel(
+        textwrap.fill(note, int(inches * 13)), x=0.01, ha="left", fontsize=9, color="#444444"
+    )
+
+
+def interval_note(seeds: Iterable[int]) -> str:
+    """What the error bars and bands of a figure are, given how many seeds lie behind each."""
+    counts = sorted({int(n) for n in seeds if n > 0})
+    if not counts:
+        return "Nothing was measured."
+    if counts[-1] < 2:
+        return "One seed: no intervals can be given."
+    many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[-1]}"
+    return f"Bars and bands: 95 % t intervals over {many} seeds."
+
+
+def empty(title: str, reason: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7, 1.8))
+        figure.suptitle(textwrap.fill(title, 70), x=0.01, ha="left")
+        figure.text(0.01, 0.35, textwrap.fill(reason, 85), ha="left", va="center")
+    return figure
+
+
+def over_seeds(frame: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
+    """Mean, low, high (95 % t) and n_seeds of a column for every combination of the keys."""
+    rows = []
+    for names, group in frame.groupby(list(keys), dropna=False, sort=False):
+        interval = t_interval(group[value])
+        rows.append(
+            dict(zip(keys, names, strict=True))
+            | {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            | {"n_seeds": interval.n, "values": " ".join(f"{v:.6g}" for v in group[value])}
+        )
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n_seeds", "values"])
+
+
+def _points(
+    ax: Axes, x, rows: pd.DataFrame, look: str, label: str = "_", line: str | None = None
+) -> None:
+    """Means with error bars and a faint dot a seed, in a strategy's or method's look."""
+    colour, marker, dash = LOOK[look]
+    x = np.asarray(x, dtype=float)
+    spread = np.nan_to_num(np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]))
+    linestyle = dash if line is None else line
+    ax.errorbar(
+        x,
+        rows["mean"],
+        yerr=spread if spread.any() else None,
+        color=colour,
+        marker=marker,
+        linestyle=linestyle,
+        capsize=3,
+        label=label,
+        zorder=3,
+    )
+    for at, values in zip(x, rows["values"], strict=True):
+        seeds = [float(v) for v in values.split()]
+        ax.plot([at] * len(seeds), seeds, ".", color=colour, alpha=0.45, ms=4, zorder=4)
+
+
+def _band(ax: Axes, row: pd.Series, look: str, label: str) -> None:
+    """A horizontal line at a mean with its interval as a band across the axes."""
+    colour = LOOK[look][0]
+    ax.axhline(row["mean"], color=colour, lw=1.4, label=label, zorder=2)
+    if not math.isnan(row["low"]):
+        ax.axhspan(row["low"], row["high"], color=colour, alpha=0.12, lw=0, zorder=1)
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all axes, above them on the right, without repeats."""
+    entries: dict[str, object] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside right upper")
+
+
+def _not_below_zero(ax: Axes, values: Iterable[float]) -> None:
+    """Keep an interval's lower end from opening an impossible range below zero."""
+    if min(values, default=0) >= 0 and ax.get_ylim()[0] < 0:
+        ax.set_ylim(bottom=0)
+
+
+def _blocks_axis(ax: Axes, blocks: Iterable[int]) -> None:
+    ax.set_xticks(sorted(set(blocks)))
+    ax.margins(x=0.12)
+
+
+def _log_axis(axis, values: Iterable[float]) -> None:
+    """Plain numbers (0.5, 1, 2, …) on a logarithmic axis, close enough to read values off."""
+    values = [v for v in values if v > 0 and math.isfinite(v)]
+    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    wide = len(decades) > 3
+    steps = (1,) if wide else (1, 2, 5)
+    fine = not wide and max(values) / min(values) < 5
+    steps = (1, 1.2, 1.5, 2, 3, 4, 5, 7) if fine else steps
+    axis.set_major_locator(FixedLocator([m * 10.0**d for d in decades for m in steps]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+
+
+def _strategies(frame: pd.DataFrame) -> list[str]:
+    found = set(frame["partition"])
+    return [s for s in ORDER if s in found]
+
+
+def _split_name(split: str) -> str:
+    return f"against the {split} split" if split else ""
+
+
+def sampling_name(row: pd.Series) -> str:
+    """A way of sampling in words, for instance "plain: Euler, 50 steps, no guidance"."""
+    guidance = "no guidance" if row["guidance"] == 1 else f"guidance {row['guidance']:g}"
+    return f"{row['sampling']}: {str(row['solver']).capitalize()}, {row['steps']} steps, {guidance}"
+
+
+def sampling_names(frame: pd.DataFrame) -> dict[str, str]:
+    """:func:`sampling_name` of every way of sampling in a table, in the table's order."""
+    first = frame[frame["sampling"] != ""].drop_duplicates("sampling")
+    return {row["sampling"]: sampling_name(row) for _, row in first.iterrows()}
+
+
+def measured_on(setting: dict[str, str], scores: pd.DataFrame) -> str:
+    """The scale in words: network, data, extractor and sample counts."""
+    extractors = ", ".join(sorted({e for e in scores["extractor"] if e}))
+    counts = sorted({int(n) for n in scores["samples"].dropna()})
+    samples = " and ".join(f"{n:,}" for n in counts)
+    size = "×".join(setting.get(k, "?") for k in ("layers", "width"))
+    dataset = setting.get("dataset", "?")
+    return f"DiT {size} on {dataset}, {extractors} features, {samples} samples"
+
+
+# ---------------------------------------------------------------- noise ranges (Figure 4)
+
+
+def noise_law(setting: dict[str, str]) -> TruncatedLogNormal:
+    """The truncated log-normal law of σ out of the settings."""
+    return TruncatedLogNormal(
+        **{k: setting_number(setting, k) for k in ("P_mean", "P_std", "sigma_min", "sigma_max")}
+    )
+
+
+def noise_ranges_data(setting: dict[str, str], training: pd.DataFrame) -> pd.DataFrame:
+    """The range of every block, for every strategy and B in the sweep, and the mass it holds.
+
+    Returns:
+        columns partition, blocks, block (0 is the highest noise), sigma_lo, sigma_hi (data
+        units), mass (share of the density), P_mean, P_std, sigma_min, sigma_max.
+    """
+    noise = noise_law(setting)
+    law = {k: getattr(noise, k) for k in ("P_mean", "P_std", "sigma_min", "sigma_max")}
+    blockwise = training[training["method"] != "end_to_end"]
+    rows = []
+    for strategy in _strategies(blockwise):
+        for B in sorted(set(blockwise["blocks"])):
+            for b, r in enumerate(partition(strategy, noise, int(B))):
+                mass = float(noise.cdf(r.sigma_hi) - noise.cdf(r.sigma_lo))
+                rows.append(
+                    {"partition": strategy, "blocks": int(B), "block": b}
+                    | {"sigma_lo": r.sigma_lo, "sigma_hi": r.sigma_hi, "mass": mass}
+                    | law
+                )
+    columns = ["partition", "blocks", "block", "sigma_lo", "sigma_hi", "mass", *law]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@_styled
+def noise_ranges(data: pd.DataFrame) -> Figure:
+    """The density of σ, cut into the blocks' ranges: a column a strategy, a row a B.
+
+    After the paper's Figure 4.
+    """
+    title = "Which noise levels each block owns"
+    if data.empty:
+        return empty(title, "This preset trains no block-wise run.")
+    first = data.iloc[0]
+    noise = TruncatedLogNormal(first.P_mean, first.P_std, first.sigma_min, first.sigma_max)
+    strategies, counts = _strategies(data), sorted(set(data["blocks"]))
+    width = max(7.0, 1.0 + 3.0 * len(strategies))
+    figure = Figure(figsize=(width, 1.5 + 1.25 * len(counts)))
+    grid = figure.subplots(len(counts), len(strategies), sharex=True, sharey=True, squeeze=False)
+    top = float(noise.density(torch.tensor(math.exp(noise.P_mean)).clamp(first.sigma_min)))
+    for i, B in enumerate(counts):
+        for j, strategy in enumerate(strategies):
+            ax = grid[i, j]
+            ranges = data[(data["partition"] == strategy) & (data["blocks"] == B)]
+            for (_, r), colour in zip(ranges.iterrows(), block_colours(B), strict=True):
+                sigma = torch.logspace(
+                    math.log10(r.sigma_lo), math.log10(r.sigma_hi), 200, dtype=torch.float64
+                )
+                # Rounding may push the ends out of the law's support, where it is zero.
+                sigma = sigma.clamp(first.sigma_min, first.sigma_max)
+                density = noise.density(sigma).numpy()
+                ax.fill_between(sigma, density, color=colour, alpha=0.75, lw=0)
+                ax.axvspan(r.sigma_lo, r.sigma_hi, color=colour, alpha=0.22, lw=0)
+                ax.axvline(r.sigma_hi, color="#555555", lw=0.6)
+                share = math.log(r.sigma_hi / r.sigma_lo) / math.log(
+                    first.sigma_max / first.sigma_min
+                )
+                # About 0.45 inch of a three-inch axes is needed for "100 %".
+                if share > 0.15:
+                    middle = math.sqrt(r.sigma_lo * r.sigma_hi)
+                    percent = 100 * r.mass
+                    text = f"{percent:.0f} %" if percent >= 0.95 else f"{percent:.1g} %"
+                    ax.text(middle, 1.27 * top, text, ha="center", va="center", fontsize=8)
+            ax.set_xscale("log")
+            ax.set_xlim(first.sigma_min, first.sigma_max)
+            ax.set_ylim(0, 1.5 * top)
+            ax.grid(False)
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            if i == 0:
+                ax.set_title(NAMES[strategy])
+            if i == len(counts) - 1:
+                ax.set_xlabel("noise level σ (data units)")
+            if j == 0:
+                ax.set_ylabel(f"B = {B}\ndensity per ln σ", fontsize=9)
+    _title(
+        figure,
+        title,
+        "Colour: one block each, dark is block 0 (highest noise, first layers). Numbers: the share "
+        "of training noise levels that falls in a range, where there is room to print it. "
+        f"ln σ ~ N({noise.P_mean:g}, {noise.P_std:g}²) on [{noise.sigma_min:g}, "
+        f"{noise.sigma_max:g}]. Overlap not drawn.",
+    )
+    return figure
+
+
+# ---------------------------------------------------------------- scores
+
+
+def score_data(
+    scores: pd.DataFrame, floors: pd.DataFrame, metrics: Sequence[str] = ("fid",)
+) -> pd.DataFrame:
+    """Scores of the main grid and of end to end over seeds, and the real-data floors.
+
+    Returns:
+        columns kind (run or floor), metric, split, sampling, sampling_name, method, blocks,
+        partition, overlap, extractor, mean, low, high, n_seeds, values (seed by seed).
+    """
+    grid = main_grid(scores[scores["metric"].isin(metrics)])
+    keys = ["metric", "split", "sampling", "method", "blocks", "partition", "overlap", "extractor"]
+    runs = over_seeds(grid, keys).assign(kind="run")
+    floor = floors[floors["metric"].isin(metrics)].assign(
+        mean=lambda f: f["value"], kind="floor", sampling="", method="", partition=""
+    )
+    floor = floor.assign(values=floor["value"].astype(str))
+    columns = ["kind", *keys, "mean", "low", "high", "n_seeds", "values"]
+    both = pd.concat([frame.reindex(columns=columns) for frame in (runs, floor) if len(frame)])
+    return both.assign(sampling_name=both["sampling"].map(sampling_names(scores)).fillna(""))
+
+
+def _score_axes(ax: Axes, runs: pd.DataFrame, floor: pd.DataFrame) -> None:
+    """One panel of score against B: strategies, end to end as a band, the floor as a line."""
+    whole = runs[runs["method"] == "end_to_end"]
+    if len(whole):
+        _band(ax, whole.iloc[0], "end_to_end", NAMES["end_to_end"] + " (B = 1)")
+    strategies = _strategies(runs[runs["method"] != "end_to_end"])
+    for k, strategy in enumerate(strategies):
+        rows = runs[runs["partition"] == strategy].sort_values("blocks")
+        # Neighbouring strategies stand side by side instead of on top of each other.
+        shift = 0.09 * (k - (len(strategies) - 1) / 2)
+        _points(ax, rows["blocks"] + shift, rows, strategy, NAMES[strategy])
+    if len(floor):
+        ax.axhline(floor["mean"].iloc[0], color=FLOOR_COLOUR, ls=(0, (1, 1.5)), lw=2)
+        ax.lines[-1].set_label("floor: real held-out images")
+    _blocks_axis(ax, runs.loc[runs["method"] != "end_to_end", "blocks"])
+    seeds = [float(v) for text in runs["values"] for v in text.split()]
+    _not_below_zero(ax, seeds)
+
+
+@_styled
+def score_vs_blocks(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
+    """Fréchet distance against B: a row a way of sampling, a column a split."""
+    title = "Fréchet distance against the number of blocks"
+    runs = data[data["kind"] == "run"]
+    if runs.empty:
+        return empty(title, "This preset has no Fréchet distances.")
+    samplings = list(dict.fromkeys(runs["sampling"]))
+    splits = [s for s in ("train", "test") if s in set(runs["split"])]
+    figure = Figure(figsize=(2.4 + 3.4 * len(splits), 1.3 + 2.7 * len(samplings)))
+    grid = figure.subplots(len(samplings), len(splits), sharex=True, sharey="row", squeeze=False)
+    for i, sampling in enumerate(samplings):
+        for j, split in enumerate(splits):
+            ax = grid[i, j]
+            here = runs[(runs["sampling"] == sampling) & (runs["split"] == split)]
+            floor = data[(data["kind"] == "floor") & (data["split"] == split)]
+            _score_axes(ax, here, floor)
+            name = here["sampling_name"].iloc[0] if len(here) else sampling
+            ax.set_title(f"{_split_name(split)}\n{name}", fontsize=9)
+            if j == 0:
+                ax.set_ylabel(METRIC_LABELS["fid"])
+            if i == len(samplings) - 1:
+                ax.set_xlabel("number of blocks B")
+    _legend(figure)
+    overlap = runs.loc[runs["method"] != "end_to_end", "overlap"]
+    at = f" Overlap {overlap.iloc[0]:g}." if len(overlap) else ""
+    note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}. "
+    _title(figure, title, note + interval_note(runs["n_seeds"]) + " Dots: single seeds." + at)
+    return figure
+
+
+OTHER_METRICS = ("kid", "precision", "recall", "label_accuracy", "nearest_train_distance_ratio")
+
+
+@_styled
+def other_scores(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
+    """The other scores against B: a row a metric (test split), a column a way of sampling."""
+    title = "Other scores against the number of blocks"
+    data = data[data["split"] != "train"]
+    runs = data[data["kind"] == "run"]
+    if runs.empty:
+        return empty(title, "This preset has no scores other than the Fréchet distance.")
+    metrics = [m for m in OTHER_METRICS if m in set(runs["metric"])]
+    samplings = list(dict.fromkeys(runs["sampling"]))
+    figure = Figure(figsize=(3.0 + 3.1 * len(samplings), 1.3 + 1.8 * len(metrics)))
+    grid = figure.subplots(len(metrics), len(samplings), sharex=True, sharey="row", squeeze=False)
+    for i, metric in enumerate(metrics):
+        floor = data[(data["kind"] == "floor") & (data["metric"] == metric)]
+        for j, sampling in enumerate(samplings):
+            ax = grid[i, j]
+            here = runs[(runs["metric"] == metric) & (runs["sampling"] == sampling)]
+            _score_axes(ax, here, floor)
+            if i == 0 and len(here):
+                ax.set_title(here["sampling_name"].iloc[0], fontsize=9)
+            if j == 0:
+                ax.set_ylabel(METRIC_LABELS[metric], fontsize=9)
+            if i == len(metrics) - 1:
+                ax.set_xlabel("number of blocks B")
+    _legend(figure)
+    note = f"{measured_on(setting, scores[scores['metric'].isin(metrics)])}; test split where "
+    note += "a split applies. "
+    _title(figure, title, note + interval_note(runs["n_seeds"]) + " Dots: single seeds.")
+    return figure
+
+
+# ---------------------------------------------------------------- overlap
+
+
+def _varied(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Block-wise rows whose configuration was run at two or more values of a column."""
+    others = [c for c in CONFIGURATION if c != column]
+    blockwise = frame[frame["method"] != "end_to_end"]
+    if blockwise.empty:
+        return blockwise
+    return blockwise[blockwise.groupby(others)[column].transform("nunique") > 1]
+
+
+def overlap_data(scores: pd.DataFrame, metric: str = "fid") -> pd.DataFrame:
+    """A metric over seeds for the configurations that were run at several overlaps."""
+    varied = _varied(scores[scores["metric"] == metric], "overlap")
+    keys = ["split", "sampling", *CONFIGURATION]
+    table = over_seeds(varied, keys)
+    return table.assign(sampling_name=table["sampling"].map(sampling_names(scores)))
+
+
+@_styled
+def overlap(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
+    """Fréchet distance against the overlap γ: a row a way of sampling, a column a split."""
+    title = "Does training each block a little beyond its range help?"
+    if data.empty:
+        return empty(title, "This preset has no two runs that differ in their overlap alone.")
+    samplings = list(dict.fromkeys(data["sampling"]))
+    splits = [s for s in ("train", "test") if s in set(data["split"])]
+    figure = Figure(figsize=(2.4 + 3.4 * len(splits), 1.3 + 2.5 * len(samplings)))
+    grid = figure.subplots(len(samplings), len(splits), sharex=True, sharey="row", squeeze=False)
+    others = [c for c in CONFIGURATION if c != "overlap"]
+    for i, sampling in enumerate(samplings):
+        for j, split in enumerate(splits):
+            ax = grid[i, j]
+            here = data[(data["sampling"] == sampling) & (data["split"] == split)]
+            lines = here.groupby(others, sort=False)
+            for k, (names, rows) in enumerate(lines):
+                named = dict(zip(others, names, strict=True))
+                label = describe(named | {"overlap": 0}).replace(", overlap 0", "")
+                rows = rows.sort_values("overlap")
+                _points(ax, rows["overlap"], rows, named["partition"], label, _DASHES[k % 4])
+            ax.set_xticks(sorted(set(here["overlap"])))
+            ax.margins(x=0.15)
+            ax.set_title(f"{_split_name(split)}\n{here['sampling_name'].iloc[0]}", fontsize=9)
+            if j == 0:
+                ax.set_ylabel(METRIC_LABELS["fid"])
+            if i == len(samplings) - 1:
+                ax.set_xlabel("overlap γ (no unit)")
+            _not_below_zero(ax, [float(v) for text in here["values"] for v in text.split()])
+    _legend(figure)
+    note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}. "
+    _title(figure, title, note + interval_note(data["n_seeds"]) + " Dots: single seeds.")
+    return figure
+
+
+# ---------------------------------------------------------------- methods
+
+
+def methods_data(scores: pd.DataFrame, metric: str = "fid") -> pd.DataFrame:
+    """Every seed of the configurations run both ways, independent and interleaved.
+
+    End to end comes along as the yardstick; columns seed and value.
+    """
+    measured = scores[scores["metric"] == metric]
+    both = _varied(measured, "method")
+    if both.empty:
+        return both.assign(sampling_name=[])
+    rows = pd.concat([measured[measured["method"] == "end_to_end"], both])
+    columns = ["split", "sampling", *CONFIGURATION, "seed", "value"]
+    return rows[columns].assign(sampling_name=rows["sampling"].map(sampling_names(scores)))
+
+
+@_styled
+def methods(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
+    """End to end, independent and interleaved side by side, seeds joined by thin lines."""
+    title = "Blocks trained alone against blocks trained in turn"
+    if data.empty:
+        return empty(title, "This preset has no configuration that was trained both ways.")
+    columns = [m for m in METHOD_NAMES if m in set(data["method"])]
+    samplings = list(dict.fromkeys(data["sampling"]))
+    splits = [s for s in ("train", "test") if s in set(data["split"])]
+    figure = Figure(figsize=(1.2 + 3.6 * len(splits), 1.4 + 2.5 * len(samplings)))
+    grid = figure.subplots(len(samplings), len(splits), sharex=True, sharey="row", squeeze=False)
+    blockwise = data[data["method"] != "end_to_end"]
+    configurations = [c for c in CONFIGURATION if c != "method"]
+    keys = list(blockwise.groupby(configurations, sort=False).groups)
+    for i, sampling in enumerate(samplings):
+        for j, split in enumerate(splits):
+            ax = grid[i, j]
+            here = data[(data["sampling"] == sampling) & (data["split"] == split)]
+            for k, key in enumerate(keys):
+                same = np.logical_and.reduce(
+                    [here[c] == v for c, v in zip(configurations, key, strict=True)]
+                )
+                rows = here[same | (here["method"] == "end_to_end")]
+                shift = 0.12 * (k - (len(keys) - 1) / 2)
+                for _, seed in rows.groupby("seed"):
+                    x = [columns.index(m) + shift for m in seed["method"]]
+                    order = np.argsort(x)
+                    y = seed["value"].to_numpy()[order]
+                    ax.plot(np.sort(x), y, color="#999999", lw=0.8, zorder=1)
+                for method in columns:
+                    of = over_seeds(rows[rows["method"] == method], ["method"])
+                    if len(of):
+                        _points(ax, [columns.index(method) + shift], of, method, line="none")
+            ax.set_xticks(range(len(columns)), [NAMES[m].replace(" blocks", "") for m in columns])
+            ax.margins(x=0.15)
+            ax.set_title(f"{_split_name(split)}\n{here['sampling_name'].iloc[0]}", fontsize=9)
+            if j == 0:
+                ax.set_ylabel(METRIC_LABELS["fid"])
+            _not_below_zero(ax, here["value"])
+    named = [describe(dict(zip(configurations, key, strict=True)) | {"method": ""}) for key in keys]
+    note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}; block-wise runs: "
+    note += "; ".join(named) + ". "
+    counts = data.groupby(["split", "sampling", *CONFIGURATION])["seed"].nunique()
+    _title(figure, title, note + interval_note(counts) + " Thin lines join the same seed.")
+    return figure
+
+
+# ---------------------------------------------------------------- training
+
+
+def training_curves_data(curves: pd.DataFrame, strategy: str = "equal_mass") -> pd.DataFrame:
+    """Loss and gradient norm over training of end to end and one strategy's main grid.
+
+    Returns:
+        columns quantity (loss or grad_norm), blocks, block, iteration, mean, low, high, n_seeds.
+    """
+    grid = main_grid(curves)
+    grid = grid[(grid["partition"] == strategy) | (grid["method"] == "end_to_end")]
+    keys = ["blocks", "block", "iteration"]
+    tables = [
+        over_seeds(grid, keys, value=quantity).assign(quantity=quantity)
+        for quantity in ("loss", "grad_norm")
+    ]
+    columns = ["quantity", *keys, "mean", "low", "high", "n_seeds"]
+    return pd.concat(tables)[columns].sort_values(columns[:4], ignore_index=True)
+
+
+@_styled
+def training_curves(data: pd.DataFrame, strategy: str = "equal_mass") -> Figure:
+    """Loss above and gradient norm below, a column a B, a line a block."""
+    title = f"Loss and gradient norm of every block over training ({NAMES[strategy]})"
+    if data.empty:
+        return empty(title, "This preset recorded no training curves.")
+    counts = sorted(set(data["blocks"]))
+    labels = {
+        "loss": "training loss\n(weighted squared error)",
+        "grad_norm": "gradient norm\n(before clipping)",
+    }
+    figure = Figure(figsize=(max(7.0, 1.7 + 2.1 * len(counts)), 5.2))
+    grid = figure.subplots(2, len(counts), sharex=True, sharey="row", squeeze=False)
+    for i, (quantity, label) in enumerate(labels.items()):
+        shown = data[(data["quantity"] == quantity) & (data["mean"] > 0)]
+        for j, B in enumerate(counts):
+            ax = grid[i, j]
+            for b, colour in enumerate(block_colours(B) if B > 1 else [LOOK["end_to_end"][0]]):
+                rows = shown[(shown["blocks"] == B) & (shown["block"] == b)]
+                name = f"block {b}" if B > 1 else NAMES["end_to_end"]
+                dash = _DASHES[b % 4]
+                ax.plot(rows["iteration"], rows["mean"], color=colour, ls=dash, label=name, lw=1.4)
+                # An interval may reach below zero, where a logarithmic axis has no place.
+                low = rows["low"].clip(lower=shown["mean"].min() / 10)
+                ax.fill_between(rows["iteration"], low, rows["high"], color=colour, alpha=0.2, lw=0)
+            ax.set_yscale("log")
+            if i == 0:
+                ax.set_title(f"B = {B}")
+                ax.legend(loc="upper right", fontsize=8, handlelength=1.8, labelspacing=0.2)
+            else:
+                ax.set_xlabel("iteration (updates of a block)", fontsize=9)
+            if j == 0:
+                ax.set_ylabel(label)
+        if len(shown):
+            _loss_limits(grid[i, 0], shown)
+    note = "Loss: w(σ)·(D − y)², mean over pixels, without unit; each block sees its own noise "
+    note += "range, so its level differs from its neighbours'. Gradient norm: Euclidean, over "
+    note += "the parameters of the block. Values are averages of consecutive iterations. "
+    _title(figure, title, note + interval_note(data["n_seeds"]))
+    return figure
+
+
+def _loss_limits(ax: Axes, shown: pd.DataFrame) -> None:
+    """Fit a logarithmic axis to the means: few seeds have intervals of many decades."""
+    low, high = shown["mean"].min(), shown["mean"].max()
+    ax.set_ylim(low / 1.5, high * 1.5)
+    _log_axis(ax.yaxis, [low / 1.5, high * 1.5])
+
+
+# ---------------------------------------------------------------- samples
+
+
+def sample_grid_data(scores: pd.DataFrame, folder: Path, sampling: str) -> pd.DataFrame:
+    """The first seed's picture of every configuration, end to end first.
+
+    Args:
+        scores: rows of ``scores.csv``.
+        folder: where ``<run>__<sampling>.png`` lie.
+        sampling: the name of a way of sampling.
+
+    Returns:
+        columns run, sampling, file (name of the PNG), label, fid (test split), n_runs; runs
+        without a picture are left out.
+    """
+    here = scores[scores["sampling"] == sampling]
+    order = here.drop_duplicates("run").sort_values(["seed"], kind="stable")
+    first = order.drop_duplicates(CONFIGURATION)
+    rank = {m: k for k, m in enumerate(METHOD_NAMES)}
+    strategies = {s: k for k, s in enumerate(ORDER)}
+    first = first.assign(
+        _method=first["method"].map(rank), _strategy=first["partition"].map(strategies)
+    ).sort_values(["_method", "_strategy", "blocks", "overlap"], kind="stable")
+    fid = here[(here["metric"] == "fid") & (here["split"] == "test")].set_index("run")["value"]
+    rows = [
+        {"run": row["run"], "sampling": sampling, "file": f"{row['run']}__{sampling}.png"}
+        | {"label": describe(row), "fid": fid.get(row["run"], math.nan)}
+        for row in first.to_dict("records")
+        if (Path(folder) / f"{row['run']}__{sampling}.png").is_file()
+    ]
+    return pd.DataFrame(rows, columns=["run", "sampling", "file", "label", "fid"])
+
+
+@_styled
+def sample_grid(data: pd.DataFrame, folder: Path) -> Figure:
+    """Samples of every configuration side by side, from the same noise and labels."""
+    title = "Samples, from the same noise and labels"
+    if data.empty:
+        return empty(title, "The tables folder has no pictures of samples.")
+    pictures = [_picture(Path(folder) / name) for name in data["file"]]
+    columns = min(4, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    aspect = max(p.shape[0] / p.shape[1] for p in pictures)
+    wide = 2.6
+    figure = Figure(figsize=(wide * max(columns, 2) + 0.3, rows * (wide * aspect + 0.55) + 0.9))
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax, picture, (_, row) in zip(axes, pictures, data.iterrows(), strict=False):
+        ax.imshow(picture, cmap="gray", interpolation="nearest")
+        score = "" if math.isnan(row["fid"]) else f"\nFréchet distance {row['fid']:.3g}"
+        ax.set_title(textwrap.fill(row["label"], 36) + score, fontsize=8.5)
+    for ax in figure.axes:
+        ax.set_axis_off()
+    _title(
+        figure,
+        f"{title} ({data['sampling'].iloc[0]} sampling)",
+        "One seed of each configuration, not chosen by eye. Fréchet distance against the test "
+        "split, of this seed.",
+    )
+    return figure
+
+
+def _picture(path: Path) -> np.ndarray:
+    """Pixels of a PNG, [H, W] or [H, W, C]."""
+    import matplotlib.image
+
+    try:
+        return matplotlib.image.imread(path, format="png")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a whole PNG ({error}); delete it and build the tables again"
+        ) from None
+
+
+# ---------------------------------------------------------------- cost of sampling
+
+
+def sampling_cost_data(sampling: pd.DataFrame) -> pd.DataFrame:
+    """Speed against B over seeds, and the ratio to the same seed's end-to-end run.
+
+    Strategies share their layer passes, so the runs of one seed and B are averaged first.
+
+    Returns:
+        columns quantity (trajectories_per_second or ratio), sampling, sampling_name, blocks,
+        mean, low, high, n_seeds, values.
+    """
+    grid = main_grid(sampling)
+    keys = ["sampling", "blocks"]
+    speed = grid.groupby([*keys, "seed"], sort=False)["trajectories_per_second"].mean()
+    speed = speed.rename("value").reset_index()
+    whole = speed[speed["blocks"] == 1].set_index(["sampling", "seed"])["value"].rename("whole")
+    ratio = speed.join(whole, on=["sampling", "seed"], how="inner")
+    ratio = ratio.assign(value=ratio["value"] / ratio["whole"])
+    tables = [
+        over_seeds(frame, keys).assign(quantity=quantity)
+        for quantity, frame in (("trajectories_per_second", speed), ("ratio", ratio))
+    ]
+    table = pd.concat(tables).sort_values(["quantity", *keys], ignore_index=True)
+    return table.assign(sampling_name=table["sampling"].map(sampling_names(sampling)))
+
+
+@_styled
+def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
+    """Images a second on the left, speed-up over end to end on the right with the ideal B."""
+    title = "What sampling costs against the number of blocks"
+    if data.empty:
+        return empty(title, "This preset recorded no sampling times.")
+    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
+    figure = Figure(figsize=(9.0, 3.9))
+    axes = figure.subplots(1, 2)
+    panels = {
+        "trajectories_per_second": "sampled images per second",
+        "ratio": "speed-up over B = 1",
+    }
+    for ax, (quantity, label) in zip(axes, panels.items(), strict=True):
+        here = data[data["quantity"] == quantity]
+        for k, (sampling, rows) in enumerate(here.groupby("sampling", sort=False)):
+            spread = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
+            ax.errorbar(
+                rows["blocks"],
+                rows["mean"],
+                yerr=None if np.isnan(spread).all() else np.nan_to_num(spread),
+                color=colours[k % 4],
+                marker="o^DP"[k % 4],
+                ls=_DASHES[k % 4],
+                capsize=3,
+                label=rows["sampling_name"].iloc[0] if sampling else "",
+            )
+        if quantity == "ratio" and len(here):
+            blocks = np.array(sorted(set(here["blocks"])))
+            ax.plot(blocks, blocks, color=FLOOR_COLOUR, ls=(0, (1, 1.5)), lw=2, label="ideal: B")
+        _blocks_axis(ax, data["blocks"])
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("number of blocks B")
+        ax.set_ylabel(label)
+    handles, labels = axes[1].get_legend_handles_labels()
+    if labels:
+        axes[1].legend(handles, labels, loc="upper left")
+    else:
+        axes[0].legend(loc="upper left")
+    note = f"Device: {setting.get('device', 'not recorded')}. "
+    _title(figure, title, note + interval_note(data["n_seeds"]))
+    return figure
+
+
+# ---------------------------------------------------------------- validation loss
+
+
+def validation_ratio_data(validation: pd.DataFrame) -> pd.DataFrame:
+    """Held-out denoising loss of a band over the same seed's end-to-end loss there.
+
+    Returns:
+        columns blocks, partition, overlap, band, sigma_lo, sigma_hi, mean, low, high,
+        n_seeds, values; the ratio has no unit.
+    """
+    grid = main_grid(validation)
+    whole = grid[grid["method"] == "end_to_end"].set_index(["seed", "band"])["loss"]
+    ratio = grid[grid["method"] != "end_to_end"].join(
+        whole.rename("whole"), on=["seed", "band"], how="inner"
+    )
+    ratio = ratio.assign(value=ratio["loss"] / ratio["whole"])
+    keys = ["blocks", "partition", "overlap", "band", "sigma_lo", "sigma_hi"]
+    return over_seeds(ratio, keys).sort_values(["blocks", "partition", "band"], ignore_index=True)
+
+
+@_styled
+def validation_ratio(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
+    """Loss relative to end to end over σ: a panel a B, a line a strategy, its cuts as ticks."""
+    title = "Held-out denoising loss of each noise band, relative to end to end"
+    if data.empty:
+        return empty(title, "This preset has no seed with both end-to-end and block-wise losses.")
+    noise = noise_law(setting)
+    counts = sorted(set(data["blocks"]))
+    columns = min(2, len(counts))
+    rows_of_axes = math.ceil(len(counts) / columns)
+    figure = Figure(figsize=(2.6 + 3.5 * columns, 1.4 + 2.6 * rows_of_axes))
+    grid = figure.subplots(rows_of_axes, columns, sharex=True, sharey=True, squeeze=False)
+    for ax in list(grid.flat)[len(counts) :]:
+        ax.remove()
+    for k, (ax, B) in enumerate(zip(grid.flat, counts, strict=False)):
+        ax.axhline(1, color=LOOK["end_to_end"][0], lw=1.4, label=NAMES["end_to_end"])
+        here = data[data["blocks"] == B]
+        for height, strategy in enumerate(_strategies(here)):
+            colour, marker, dash = LOOK[strategy]
+            rows = here[here["partition"] == strategy].sort_values("sigma_lo")
+            sigma = np.sqrt(rows["sigma_lo"] * rows["sigma_hi"])
+            ax.plot(
+                sigma,
+                rows["mean"],
+                color=colour,
+                marker=marker,
+                ls=dash,
+                ms=4,
+                label=NAMES[strategy],
+            )
+            low = rows["low"].clip(lower=data["mean"].min() / 10)
+            ax.fill_between(sigma, low, rows["high"], color=colour, alpha=0.18, lw=0)
+            cuts = [r.sigma_lo for r in partition(strategy, noise, int(B))[:-1]]
+            at = 0.01 + 0.045 * height
+            ax.plot(
+                cuts,
+                [at + 0.02] * len(cuts),
+                "|",
+                color=colour,
+                ms=9,
+                mew=2,
+                transform=ax.get_xaxis_transform(),
+                label="cuts between blocks" if height == 0 else "_",
+            )
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_title(f"B = {B}")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        if k + columns >= len(counts):
+            ax.set_xlabel("noise level σ (data units)")
+            ax.tick_params(labelbottom=True)
+        if k % columns == 0:
+            ax.set_ylabel("loss ÷ end-to-end loss\n(below 1 is better)")
+    low, high = min(1, data["mean"].min()) / 1.25, max(1, data["mean"].max()) * 1.25
+    grid[0, 0].set_ylim(low, high)
+    _log_axis(grid[0, 0].yaxis, [low, high])
+    _legend(figure)
+    note = "Weighted squared error on held-out images, per band of σ, ratio of the same seed. "
+    _title(figure, title, note + interval_note(data["n_seeds"]))
+    return figure
+
+
+# ---------------------------------------------------------------- published against measured
+
+PUBLISHED_COLUMNS = (
+    "source,version,table,dataset,model,extractor,blocks,partition,layers_per_block,overlap,"
+    "split,sampling,value,end_to_end,ratio,low,high,n_seeds"
+).split(",")
+
+
+def _published_overlap(notes: str) -> float:
+    found = re.search(r"overlap (\d+(?:\.\d+)?)", notes)
+    return float(found.group(1)) if found else math.nan
+
+
+def _published_layers(layers: str, B: int) -> str:
+    """Write "4" of B = 3 blocks out as 4-4-4."""
+    return layers if "-" in layers or not layers else "-".join([str(int(float(layers)))] * B)
+
+
+def published_data(published: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Fréchet distances of images, relative to its own end-to-end network.
+
+    The baseline is the end-to-end row of the same version, data set, model and split; tables
+    of the paper that print none (its ablations) use the one that another table prints.
+    """
+    images = published[(published["task"] == "image_generation") & (published["metric"] == "fid")]
+    network = ["version", "dataset", "model", "split"]
+    whole = images[images["method"] == "end_to_end"].drop_duplicates(network)
+    whole = whole.set_index(network)["value"].rename("end_to_end")
+    rows = images[images["method"] == "blockwise"].join(whole, on=network, how="inner")
+    return rows.assign(
+        source="published",
+        extractor="inception",
+        blocks=rows["blocks"].astype(int),
+        overlap=rows["notes"].map(_published_overlap),
+        layers_per_block=[
+            _published_layers(str(n), int(B))
+            for n, B in zip(rows["layers_per_block"], rows["blocks"], strict=True)
+        ],
+        ratio=rows["value"] / rows["end_to_end"],
+        sampling="",
+        n_seeds=1,
+    ).reindex(columns=PUBLISHED_COLUMNS)
+
+
+def measured_data(scores: pd.DataFrame, setting: dict[str, str]) -> pd.DataFrame:
+    """Our Fréchet distances of independent blocks, relative to end to end of the same seed."""
+    fid = scores[scores["metric"] == "fid"]
+    keys = ["dataset", "split", "sampling", "extractor"]
+    whole = fid[fid["method"] == "end_to_end"].set_index([*keys, "seed"])["value"]
+    rows = fid[fid["method"] == "blockwise_independent"].join(
+        whole.rename("end_to_end"), on=[*keys, "seed"], how="inner"
+    )
+    rows = rows.assign(ratio=rows["value"] / rows["end_to_end"])
+    table = []
+    configuration = ["blocks", "partition", "layers_per_block", "overlap"]
+    for names, group in rows.groupby([*keys, *configuration], sort=False):
+        interval = t_interval(group["ratio"])
+        table.append(
+            dict(zip([*keys, *configuration], names, strict=True))
+            | {"value": group["value"].mean(), "end_to_end": group["end_to_end"].mean()}
+            | {"ratio": interval.mean, "low": interval.low, "high": interval.high}
+            | {"n_seeds": interval.n}
+        )
+    model = f"DiT {setting.get('layers', '?')}×{setting.get('width', '?')}"
+    frame = pd.DataFrame(table).assign(source="measured", version="", table="", model=model)
+    return frame.reindex(columns=PUBLISHED_COLUMNS)
+
+
+def published_vs_measured_data(
+    scores: pd.DataFrame, published: pd.DataFrame, setting: dict[str, str]
+) -> pd.DataFrame:
+    """Published and measured ratios to end to end, one row each, sorted alike.
+
+    Scales, data sets and extractors differ, so only the ratios may be compared.
+    """
+    parts = [published_data(published), measured_data(scores, setting)]
+    table = pd.concat([p.astype(object) for p in parts if len(p)], ignore_index=True)
+    numbers = ["blocks", "overlap", "value", "end_to_end", "ratio", "low", "high", "n_seeds"]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    rank = table["partition"].map({s: k for k, s in enumerate(ORDER)})
+    table = table.assign(_rank=rank)
+    order = ["blocks", "_rank", "layers_per_block", "overlap", "source", "version", "table"]
+    return table.sort_values(order, ignore_index=True)[PUBLISHED_COLUMNS]
+
+
+@_styled
+def published_vs_measured(
+    data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame
+) -> Figure:
+    """Fréchet distance over end to end's: published hollow, measured filled, a row a set-up."""
+    title = "Fréchet distance relative to end to end: published (hollow) and measured (filled)"
+    if data.empty:
+        return empty(title, "There is neither a published nor a measured score to show.")
+    keys = ["blocks", "partition", "uneven", "overlap"]
+    data = data.assign(
+        uneven=[("" if even_layers(n) else n) for n in data["layers_per_block"].astype(str)]
+    )
+    rows = list(data.groupby(keys, dropna=False, sort=False).groups)
+    splits = [s for s in ("train", "test") if s in set(data["split"])]
+    figure = Figure(figsize=(4.2 + 2.9 * len(splits), 1.9 + 0.27 * len(rows)))
+    axes = figure.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
+    names = sampling_names(scores)
+    for ax, split in zip(axes, splits, strict=True):
+        ax.axvline(1, color=LOOK["end_to_end"][0], lw=1.4, label=NAMES["end_to_end"])
+        for y, key in enumerate(rows):
+            same = [
+                data[k].isna() if isinstance(v, float) and math.isnan(v) else data[k] == v
+                for k, v in zip(keys, key, strict=True)
+            ]
+            here = data[np.logical_and.reduce(same) & (data["split"] == split)]
+            for _, row in here.iterrows():
+                _ratio_marker(ax, y, row, names)
+        ax.set_title(_split_name(split))
+        ax.set_xscale("log")
+        ax.set_xlabel("Fréchet distance ÷ end to end's\n(no unit; left of 1 is better)")
+        ax.grid(axis="y", visible=False)
+    for y in [y for y, key in enumerate(rows) if y and key[0] != rows[y - 1][0]]:
+        for ax in axes:
+            ax.axhline(y - 0.5, color="#999999", lw=0.6)
+    axes[0].set_yticks(range(len(rows)), [_row_name(*key) for key in rows])
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    low, high = 0.9 * data["ratio"].min(), 1.1 * data["ratio"].max()
+    axes[0].set_xlim(low, high)
+    _log_axis(axes[0].xaxis, [low, high])
+    _legend(figure)
+    measured = data[data["source"] == "measured"]
+    note = "Measured: " + measured_on(setting, scores[scores["metric"] == "fid"]) + ". Published: "
+    note += "DiT-S/2 on CIFAR-10 and DiT-L/2 on ImageNet-256, Inception features. "
+    note += "Only ratios compare across scales and extractors. Published values have no "
+    note += "intervals. " + interval_note(measured["n_seeds"])
+    _title(figure, title, note)
+    return figure
+
+
+def _row_name(B: int, strategy: str, uneven: str, overlap: float) -> str:
+    gamma = "" if math.isnan(overlap) else f", overlap {overlap:g}"
+    layers = f", layers {uneven}" if uneven else ""
+    return f"B = {B}, {NAMES.get(strategy, strategy)}{layers}{gamma}"
+
+
+#: Published data sets and versions by marker; a hollow marker is always a published value.
+_PUBLISHED_MARKERS = {
+    ("CIFAR-10", "v2"): "o",
+    ("ImageNet-256", "v2"): "s",
+    ("CIFAR-10", "v1"): "^",
+    ("ImageNet-256", "v1"): "D",
+}
+
+
+def _ratio_marker(ax: Axes, y: float, row: pd.Series, names: dict[str, str]) -> None:
+    colour = LOOK.get(row["partition"], LOOK["uniform"])[0]
+    if row["source"] == "published":
+        version = "" if row["version"] == "v2" else f" ({row['version']})"
+        marker = _PUBLISHED_MARKERS.get((row["dataset"], row["version"]), "o")
+        ax.plot(
+            [row["ratio"]],
+            [y],
+            marker=marker,
+            ls="none",
+            mfc="none",
+            mec="#333333",
+            mew=1.4,
+            ms=7,
+            label=f"published: {row['dataset']}{version}",
+            zorder=4,
+        )
+        return
+    k = list(names).index(row["sampling"])
+    at = y + 0.16 * (k - (len(names) - 1) / 2)
+    spread = np.array([[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]])
+    ax.errorbar(
+        [row["ratio"]],
+        [at],
+        xerr=None if np.isnan(spread).any() else spread,
+        marker="Ppd*"[k % 4],
+        ls="none",
+        color=colour,
+        ms=6,
+        capsize=2,
+        lw=1.1,
+        label=f"measured, {names[row['sampling']]}",
+        zorder=3,
+    )

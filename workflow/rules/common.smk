@@ -1,0 +1,46 @@
+# The validated preset, its runs, and what every rule says to the command line.
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+from diffusionblocks.config import digest, load_preset
+from diffusionblocks.errors import UserError
+
+PRESET_NAME = str(config.get("preset", "default"))
+OVERRIDES = [f"{key}={value}" for key, value in config.items() if key != "preset"]
+
+try:
+    PRESET = load_preset(
+        Path(workflow.basedir) / f"workflow/config/presets/{PRESET_NAME}.yaml", OVERRIDES
+    )
+except UserError as error:
+    # One line and exit code 2, without a traceback through the workflow engine.
+    print(f"diffusionblocks: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(2)
+
+RUNS = {run.name: run for run in PRESET.runs()}
+RESULTS = f"results/{PRESET_NAME}"
+CLI = f"{shlex.quote(sys.executable)} -m diffusionblocks"
+SELECT = " ".join(
+    ["--preset", shlex.quote(PRESET_NAME)]
+    + (["--set", *map(shlex.quote, OVERRIDES)] if OVERRIDES else [])
+)
+THREADS = PRESET.compute.threads
+GPU = 1 if PRESET.compute.device == "cuda" else 0
+
+
+def section_hash(*sections):
+    """Changes when one of the preset's sections does: a rule reruns for what it reads only."""
+    return digest([getattr(PRESET, name).model_dump(mode="json") for name in sections])
+
+
+wildcard_constraints:
+    run="|".join(map(re.escape, RUNS)),
+    part=r"block\d+|all",
+    sampling="|".join(map(re.escape, PRESET.sampling)),

@@ -1,0 +1,34 @@
+# Decode the data set once, and train the extractor where the preset wants the digits CNN.
+
+
+rule data:
+    output:
+        description=f"{RESULTS}/data/dataset.json",
+        arrays=expand(
+            "{results}/data/{split}_{kind}.npy",
+            results=RESULTS,
+            split=["train", "test"],
+            kind=["images", "labels"],
+        ),
+    params:
+        settings=section_hash("data"),
+        folder=f"{RESULTS}/data",
+    log:
+        f"{RESULTS}/logs/data.log",
+    shell:
+        "{CLI} data {SELECT} --output {params.folder} > {log} 2>&1"
+
+
+rule extractor:
+    input:
+        rules.data.output.description,
+    output:
+        weights=f"{RESULTS}/data/digits_cnn.safetensors",
+        report=f"{RESULTS}/data/digits_cnn.json",
+    params:
+        folder=f"{RESULTS}/data",
+    threads: THREADS
+    log:
+        f"{RESULTS}/logs/extractor.log",
+    shell:
+        "{CLI} extractor {SELECT} --data {params.folder} --output {output.weights} > {log} 2>&1"

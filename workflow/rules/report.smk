@@ -1,0 +1,53 @@
+# Tidy tables out of every run's JSON, then the notebook, then its page.
+TABLES = [
+    "scores",
+    "floors",
+    "validation_loss",
+    "training",
+    "curves",
+    "sampling",
+    "setting",
+]
+
+
+rule tables:
+    input:
+        scores=expand("{results}/runs/{run}/scores.json", results=RESULTS, run=RUNS),
+        floor=f"{RESULTS}/data/floor.json",
+    output:
+        tables=expand("{results}/tables/{table}.csv", results=RESULTS, table=TABLES),
+        samples=directory(f"{RESULTS}/tables/samples"),
+    params:
+        runs=digest(sorted(RUNS)),
+        folder=f"{RESULTS}/tables",
+    log:
+        f"{RESULTS}/logs/tables.log",
+    shell:
+        "{CLI} tables {SELECT} --results {RESULTS} --output {params.folder} > {log} 2>&1"
+
+
+rule notebook:
+    input:
+        tables=rules.tables.output,
+        notebook="notebooks/image_quality.ipynb",
+        published="workflow/config/published.csv",
+    output:
+        notebook=f"{RESULTS}/report/image_quality.ipynb",
+        page=f"{RESULTS}/report/image_quality.html",
+        figures=directory(f"{RESULTS}/figures"),
+        summary=directory(f"{RESULTS}/summary"),
+    params:
+        tables=f"{RESULTS}/tables",
+    log:
+        f"{RESULTS}/logs/notebook.log",
+    shell:
+        """
+        mkdir -p {output.figures} {output.summary}
+        {{
+            PYTHONPATH=src papermill {input.notebook} {output.notebook} --no-progress-bar \
+                -p preset {PRESET_NAME} -p tables {params.tables} \
+                -p published {input.published} -p figures {output.figures} \
+                -p summary_tables {output.summary}
+            jupyter nbconvert --to html --no-input {output.notebook}
+        }} > {log} 2>&1
+        """

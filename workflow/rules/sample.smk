@@ -1,0 +1,21 @@
+# Draw every run's samples under every sampling of the preset.
+
+
+rule sample:
+    input:
+        f"{RESULTS}/runs/{{run}}/manifest.json",
+    output:
+        images=f"{RESULTS}/runs/{{run}}/samples-{{sampling}}.safetensors",
+        metrics=f"{RESULTS}/runs/{{run}}/samples-{{sampling}}.json",
+    params:
+        settings=lambda wildcards: digest(
+            PRESET.sampling[wildcards.sampling].model_dump(mode="json")
+        ),
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    log:
+        f"{RESULTS}/logs/sample/{{run}}-{{sampling}}.log",
+    shell:
+        "{CLI} sample {SELECT} --manifest {input} --sampling {wildcards.sampling} "
+        "--output {output.images} > {log} 2>&1"

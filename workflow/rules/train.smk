@@ -1,0 +1,52 @@
+# One job per block of an independent run; one job for an end-to-end or interleaved run.
+
+
+rule train:
+    input:
+        f"{RESULTS}/data/dataset.json",
+    output:
+        weights=f"{RESULTS}/runs/{{run}}/{{part}}.safetensors",
+        curve=f"{RESULTS}/runs/{{run}}/{{part}}-curve.csv",
+        metrics=f"{RESULTS}/runs/{{run}}/{{part}}.json",
+    params:
+        hash=lambda wildcards: RUNS[wildcards.run].hash,
+        data=f"{RESULTS}/data",
+        # Not an output: Snakemake removes outputs of killed jobs, and this must outlive them.
+        state=lambda wildcards: (
+            f"{RESULTS}/state/{wildcards.run}/{wildcards.part}-{RUNS[wildcards.run].hash}"
+        ),
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    # The longest jobs first, so that the last minutes of a sweep use every core.
+    priority: 10
+    log:
+        f"{RESULTS}/logs/train/{{run}}-{{part}}.log",
+    shell:
+        "{CLI} train {SELECT} --run {wildcards.run} --part {wildcards.part} "
+        "--config-hash {params.hash} --data {params.data} --state {params.state} "
+        "--output {output.weights} > {log} 2>&1"
+
+
+def parts_of(wildcards):
+    """Weights and descriptions of every part of a run."""
+    return [
+        f"{RESULTS}/runs/{wildcards.run}/{part}{suffix}"
+        for part in RUNS[wildcards.run].parts
+        for suffix in (".safetensors", ".json")
+    ]
+
+
+rule assemble:
+    input:
+        parts_of,
+    output:
+        f"{RESULTS}/runs/{{run}}/manifest.json",
+    params:
+        hash=lambda wildcards: RUNS[wildcards.run].hash,
+        folder=f"{RESULTS}/runs/{{run}}",
+    log:
+        f"{RESULTS}/logs/assemble/{{run}}.log",
+    shell:
+        "{CLI} assemble {SELECT} --run {wildcards.run} --config-hash {params.hash} "
+        "--parts {params.folder} --output {output} > {log} 2>&1"
