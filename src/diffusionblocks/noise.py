@@ -7,6 +7,7 @@ tail probability is 1e-6, and float32 would lose half of its digits.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,9 +45,14 @@ class TruncatedLogNormal:
         log_sigma = torch.as_tensor(sigma, dtype=torch.float64).log()
         return torch.special.ndtr((log_sigma - self.P_mean) / self.P_std)
 
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """q_min and q_max of equation 4."""
+        return float(self._phi(self.sigma_min)), float(self._phi(self.sigma_max))
+
     @property
     def _mass(self) -> float:
-        return float(self._phi(self.sigma_max) - self._phi(self.sigma_min))
+        return self._ends[1] - self._ends[0]
 
     def density(self, sigma: Tensor) -> Tensor:
         """p(ln σ): density per unit of ln σ of the truncated law, 0 outside the range."""
@@ -58,13 +64,12 @@ class TruncatedLogNormal:
 
     def cdf(self, sigma: Tensor | float) -> Tensor:
         """Probability that the truncated law puts below σ."""
-        p = (self._phi(sigma) - self._phi(self.sigma_min)) / self._mass
+        p = (self._phi(sigma) - self._ends[0]) / self._mass
         return p.clamp(0, 1)
 
     def quantile(self, p: Tensor | float) -> Tensor:
         """σ below which probability p lies; the inverse of :meth:`cdf` (equation 4)."""
-        q_min, q_max = self._phi(self.sigma_min), self._phi(self.sigma_max)
-        q = q_min + torch.as_tensor(p, dtype=torch.float64) * (q_max - q_min)
+        q = self._ends[0] + torch.as_tensor(p, dtype=torch.float64) * self._mass
         sigma = torch.exp(self.P_mean + self.P_std * torch.special.ndtri(q))
         return sigma.clamp(self.sigma_min, self.sigma_max)
 
@@ -78,7 +83,7 @@ class TruncatedLogNormal:
         Returns:
             σ shaped like u, float32.
         """
-        lo, hi = float(self.cdf(sigma_lo)), float(self.cdf(sigma_hi))
+        lo, hi = self.cdf(sigma_lo).item(), self.cdf(sigma_hi).item()
         sigma = self.quantile(lo + u.double() * (hi - lo))
         return sigma.clamp(sigma_lo, sigma_hi).float()
 

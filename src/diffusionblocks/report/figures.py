@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import torch
@@ -129,14 +130,41 @@ def block_colours(B: int) -> list:
     return [mpl.colormaps["viridis"](t) for t in np.linspace(0.05, 0.9, B)]
 
 
-def _title(figure: Figure, title: str, note: str) -> None:
-    """Title at the top left, the note at the foot, both inside the layout and never clipped."""
-    # Characters of the bold title and of the note that fit on an inch.
-    inches = figure.get_figwidth()
-    figure.suptitle(textwrap.fill(title, int(inches * 10.5)), x=0.01, ha="left")
-    figure.supxlabel(
-        textwrap.fill(note, int(inches * 13)), x=0.01, ha="left", fontsize=9, color="#444444"
-    )
+def _frame(figure: Figure, title: str, note: str) -> None:
+    """Put title and legend above the axes and the note below, in room added to the figure.
+
+    Constrained layout lets a title and a legend outside the axes overlap, so both are measured
+    here in inches and the axes keep the size that the figure was made with.
+    """
+    width, height = figure.get_size_inches()
+    # Characters that fit on an inch: of the bold title, of the note and of a legend entry.
+    title, note = textwrap.fill(title, int(width * 10.2)), textwrap.fill(note, int(width * 14.5))
+    entries: dict[str, object] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    columns = 1
+    if entries:
+        columns = max(1, int(width / (0.65 + 0.074 * max(len(label) for label in entries))))
+        columns = min(columns, len(entries))
+    title_height = 0.12 + 0.21 * (title.count("\n") + 1)
+    legend_height = 0.2 * math.ceil(len(entries) / columns) + (0.1 if entries else 0)
+    head, foot = title_height + legend_height, 0.12 + 0.17 * (note.count("\n") + 1)
+    total = height + head + foot
+    figure.set_size_inches(width, total)
+    figure.get_layout_engine().set(rect=(0, foot / total, 1, height / total))
+    left = 0.08 / width
+    figure.suptitle(title, x=left, y=1 - 0.08 / total, ha="left", va="top").set_in_layout(False)
+    figure.text(left, 0.06 / total, note, ha="left", va="bottom", fontsize=9, color="#444444")
+    if entries:
+        figure.legend(
+            entries.values(),
+            entries.keys(),
+            loc="upper left",
+            bbox_to_anchor=(0, 1 - title_height / total),
+            ncols=columns,
+            borderaxespad=0.2,
+        )
 
 
 def interval_note(seeds: Iterable[int]) -> str:
@@ -175,7 +203,7 @@ def over_seeds(frame: pd.DataFrame, keys: Sequence[str], value: str = "value") -
 def _points(
     ax: Axes, x, rows: pd.DataFrame, look: str, label: str = "_", line: str | None = None
 ) -> None:
-    """Means with error bars and a faint dot a seed, in a strategy's or method's look."""
+    """Means with error bars and a black dot a seed, in a strategy's or method's look."""
     colour, marker, dash = LOOK[look]
     x = np.asarray(x, dtype=float)
     spread = np.nan_to_num(np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]))
@@ -193,7 +221,7 @@ def _points(
     )
     for at, values in zip(x, rows["values"], strict=True):
         seeds = [float(v) for v in values.split()]
-        ax.plot([at] * len(seeds), seeds, ".", color=colour, alpha=0.45, ms=4, zorder=4)
+        ax.plot([at] * len(seeds), seeds, ".", color="black", alpha=0.7, ms=4, zorder=5)
 
 
 def _band(ax: Axes, row: pd.Series, look: str, label: str) -> None:
@@ -204,20 +232,16 @@ def _band(ax: Axes, row: pd.Series, look: str, label: str) -> None:
         ax.axhspan(row["low"], row["high"], color=colour, alpha=0.12, lw=0, zorder=1)
 
 
-def _legend(figure: Figure) -> None:
-    """One legend for all axes, above them on the right, without repeats."""
-    entries: dict[str, object] = {}
-    for ax in figure.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    if entries:
-        figure.legend(entries.values(), entries.keys(), loc="outside right upper")
+def _not_below_zero(axes: Iterable[Axes], runs: pd.DataFrame) -> None:
+    """Keep wide intervals from opening a range below zero where no value is negative.
 
-
-def _not_below_zero(ax: Axes, values: Iterable[float]) -> None:
-    """Keep an interval's lower end from opening an impossible range below zero."""
-    if min(values, default=0) >= 0 and ax.get_ylim()[0] < 0:
-        ax.set_ylim(bottom=0)
+    To be called when everything is drawn, since a fixed limit ends automatic scaling.
+    """
+    if min((float(v) for text in runs["values"] for v in text.split()), default=0) < 0:
+        return
+    for ax in axes:
+        if ax.get_ylim()[0] < 0:
+            ax.set_ylim(bottom=0)
 
 
 def _blocks_axis(ax: Axes, blocks: Iterable[int]) -> None:
@@ -229,10 +253,10 @@ def _log_axis(axis, values: Iterable[float]) -> None:
     """Plain numbers (0.5, 1, 2, …) on a logarithmic axis, close enough to read values off."""
     values = [v for v in values if v > 0 and math.isfinite(v)]
     decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
-    wide = len(decades) > 3
-    steps = (1,) if wide else (1, 2, 5)
-    fine = not wide and max(values) / min(values) < 5
-    steps = (1, 1.2, 1.5, 2, 3, 4, 5, 7) if fine else steps
+    ratio = max(values) / min(values)
+    steps = (1,) if ratio > 200 else (1, 2, 5)
+    steps = (1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8) if ratio < 5 else steps
+    steps = (1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 3, 4, 5, 6, 7, 8, 9) if ratio < 2 else steps
     axis.set_major_locator(FixedLocator([m * 10.0**d for d in decades for m in steps]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -269,6 +293,63 @@ def measured_on(setting: dict[str, str], scores: pd.DataFrame) -> str:
     return f"DiT {size} on {dataset}, {extractors} features, {samples} samples"
 
 
+def _facets(
+    data: pd.DataFrame,
+    row: tuple[str, Sequence[str]],
+    column: tuple[str, Sequence[str]],
+    cell: tuple[float, float],
+    draw: Callable[[Axes, pd.DataFrame], None],
+    label: Callable[[str], str],
+    title: Callable[[pd.Series], str],
+) -> Figure:
+    """A grid of panels that share x, and y along a row.
+
+    Args:
+        data: the rows to show.
+        row: the column of ``data`` that names a panel's row, and its values from the top.
+        column: likewise for a panel's column, from the left.
+        cell: width and height of a panel, in inches.
+        draw: draws the rows of one panel.
+        label: the y label of a row, from its value.
+        title: the title of a panel, from one of its rows.
+    """
+    (row_key, row_values), (column_key, column_values) = row, column
+    size = (0.8 + cell[0] * len(column_values), 0.3 + cell[1] * len(row_values))
+    figure = Figure(figsize=(max(size[0], 6.4), size[1]))
+    grid = figure.subplots(
+        len(row_values), len(column_values), sharex=True, sharey="row", squeeze=False
+    )
+    for i, down in enumerate(row_values):
+        for j, across in enumerate(column_values):
+            here = data[(data[row_key] == down) & (data[column_key] == across)]
+            if here.empty:
+                grid[i, j].remove()
+                continue
+            draw(grid[i, j], here)
+            grid[i, j].set_title(title(here.iloc[0]), fontsize=9)
+        grid[i, 0].set_ylabel(label(down))
+    return figure
+
+
+def _x_label(figure: Figure, text: str) -> None:
+    for ax in figure.axes:
+        if ax.get_subplotspec().is_last_row():
+            ax.set_xlabel(text)
+
+
+def _present(frame: pd.DataFrame, column: str, order: Sequence[str] = ()) -> list[str]:
+    """The values of a column, those in ``order`` first and in that order."""
+    found = list(dict.fromkeys(frame[column]))
+    return [v for v in order if v in found] + [v for v in found if v not in order]
+
+
+SPLITS = ("train", "test")
+
+
+def _panel_title(row: pd.Series) -> str:
+    return "\n".join(t for t in (_split_name(row["split"]), row["sampling_name"]) if t)
+
+
 # ---------------------------------------------------------------- noise ranges (Figure 4)
 
 
@@ -303,6 +384,14 @@ def noise_ranges_data(setting: dict[str, str], training: pd.DataFrame) -> pd.Dat
     return pd.DataFrame(rows, columns=columns)
 
 
+def _percent(share: float) -> str:
+    """A share as a percentage that claims neither all nor nothing unless it is."""
+    percent = 100 * share
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.0f} %" if percent >= 0.95 else f"{percent:.1g} %"
+
+
 @_styled
 def noise_ranges(data: pd.DataFrame) -> Figure:
     """The density of σ, cut into the blocks' ranges: a column a strategy, a row a B.
@@ -316,7 +405,7 @@ def noise_ranges(data: pd.DataFrame) -> Figure:
     noise = TruncatedLogNormal(first.P_mean, first.P_std, first.sigma_min, first.sigma_max)
     strategies, counts = _strategies(data), sorted(set(data["blocks"]))
     width = max(7.0, 1.0 + 3.0 * len(strategies))
-    figure = Figure(figsize=(width, 1.5 + 1.25 * len(counts)))
+    figure = Figure(figsize=(width, 0.7 + 1.25 * len(counts)))
     grid = figure.subplots(len(counts), len(strategies), sharex=True, sharey=True, squeeze=False)
     top = float(noise.density(torch.tensor(math.exp(noise.P_mean)).clamp(first.sigma_min)))
     for i, B in enumerate(counts):
@@ -339,9 +428,8 @@ def noise_ranges(data: pd.DataFrame) -> Figure:
                 # About 0.45 inch of a three-inch axes is needed for "100 %".
                 if share > 0.15:
                     middle = math.sqrt(r.sigma_lo * r.sigma_hi)
-                    percent = 100 * r.mass
-                    text = f"{percent:.0f} %" if percent >= 0.95 else f"{percent:.1g} %"
-                    ax.text(middle, 1.27 * top, text, ha="center", va="center", fontsize=8)
+                    text = _percent(r.mass)
+                    ax.text(middle, 1.3 * top, text, ha="center", va="center", fontsize=8)
             ax.set_xscale("log")
             ax.set_xlim(first.sigma_min, first.sigma_max)
             ax.set_ylim(0, 1.5 * top)
@@ -354,7 +442,7 @@ def noise_ranges(data: pd.DataFrame) -> Figure:
                 ax.set_xlabel("noise level σ (data units)")
             if j == 0:
                 ax.set_ylabel(f"B = {B}\ndensity per ln σ", fontsize=9)
-    _title(
+    _frame(
         figure,
         title,
         "Colour: one block each, dark is block 0 (highest noise, first layers). Numbers: the share "
@@ -404,38 +492,30 @@ def _score_axes(ax: Axes, runs: pd.DataFrame, floor: pd.DataFrame) -> None:
         ax.axhline(floor["mean"].iloc[0], color=FLOOR_COLOUR, ls=(0, (1, 1.5)), lw=2)
         ax.lines[-1].set_label("floor: real held-out images")
     _blocks_axis(ax, runs.loc[runs["method"] != "end_to_end", "blocks"])
-    seeds = [float(v) for text in runs["values"] for v in text.split()]
-    _not_below_zero(ax, seeds)
 
 
 @_styled
 def score_vs_blocks(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
     """Fréchet distance against B: a row a way of sampling, a column a split."""
     title = "Fréchet distance against the number of blocks"
-    runs = data[data["kind"] == "run"]
+    runs, floors = data[data["kind"] == "run"], data[data["kind"] == "floor"]
     if runs.empty:
         return empty(title, "This preset has no Fréchet distances.")
-    samplings = list(dict.fromkeys(runs["sampling"]))
-    splits = [s for s in ("train", "test") if s in set(runs["split"])]
-    figure = Figure(figsize=(2.4 + 3.4 * len(splits), 1.3 + 2.7 * len(samplings)))
-    grid = figure.subplots(len(samplings), len(splits), sharex=True, sharey="row", squeeze=False)
-    for i, sampling in enumerate(samplings):
-        for j, split in enumerate(splits):
-            ax = grid[i, j]
-            here = runs[(runs["sampling"] == sampling) & (runs["split"] == split)]
-            floor = data[(data["kind"] == "floor") & (data["split"] == split)]
-            _score_axes(ax, here, floor)
-            name = here["sampling_name"].iloc[0] if len(here) else sampling
-            ax.set_title(f"{_split_name(split)}\n{name}", fontsize=9)
-            if j == 0:
-                ax.set_ylabel(METRIC_LABELS["fid"])
-            if i == len(samplings) - 1:
-                ax.set_xlabel("number of blocks B")
-    _legend(figure)
-    overlap = runs.loc[runs["method"] != "end_to_end", "overlap"]
-    at = f" Overlap {overlap.iloc[0]:g}." if len(overlap) else ""
+    figure = _facets(
+        runs,
+        ("sampling", _present(runs, "sampling")),
+        ("split", _present(runs, "split", SPLITS)),
+        (3.7, 2.6),
+        lambda ax, here: _score_axes(ax, here, floors[floors["split"] == here["split"].iloc[0]]),
+        lambda _: METRIC_LABELS["fid"],
+        _panel_title,
+    )
+    _x_label(figure, "number of blocks B")
+    _not_below_zero(figure.axes, runs)
+    overlaps = sorted(set(runs.loc[runs["method"] != "end_to_end", "overlap"]))
+    at = f" Overlap {overlaps[0]:g}." if overlaps else ""
     note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}. "
-    _title(figure, title, note + interval_note(runs["n_seeds"]) + " Dots: single seeds." + at)
+    _frame(figure, title, note + interval_note(runs["n_seeds"]) + " Black dots: single seeds." + at)
     return figure
 
 
@@ -447,29 +527,23 @@ def other_scores(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFra
     """The other scores against B: a row a metric (test split), a column a way of sampling."""
     title = "Other scores against the number of blocks"
     data = data[data["split"] != "train"]
-    runs = data[data["kind"] == "run"]
+    runs, floors = data[data["kind"] == "run"], data[data["kind"] == "floor"]
     if runs.empty:
         return empty(title, "This preset has no scores other than the Fréchet distance.")
-    metrics = [m for m in OTHER_METRICS if m in set(runs["metric"])]
-    samplings = list(dict.fromkeys(runs["sampling"]))
-    figure = Figure(figsize=(3.0 + 3.1 * len(samplings), 1.3 + 1.8 * len(metrics)))
-    grid = figure.subplots(len(metrics), len(samplings), sharex=True, sharey="row", squeeze=False)
-    for i, metric in enumerate(metrics):
-        floor = data[(data["kind"] == "floor") & (data["metric"] == metric)]
-        for j, sampling in enumerate(samplings):
-            ax = grid[i, j]
-            here = runs[(runs["metric"] == metric) & (runs["sampling"] == sampling)]
-            _score_axes(ax, here, floor)
-            if i == 0 and len(here):
-                ax.set_title(here["sampling_name"].iloc[0], fontsize=9)
-            if j == 0:
-                ax.set_ylabel(METRIC_LABELS[metric], fontsize=9)
-            if i == len(metrics) - 1:
-                ax.set_xlabel("number of blocks B")
-    _legend(figure)
+    metrics = _present(runs, "metric", OTHER_METRICS)
+    figure = _facets(
+        runs,
+        ("metric", metrics),
+        ("sampling", _present(runs, "sampling")),
+        (3.7, 1.8),
+        lambda ax, here: _score_axes(ax, here, floors[floors["metric"] == here["metric"].iloc[0]]),
+        METRIC_LABELS.__getitem__,
+        lambda row: row["sampling_name"] if row["metric"] == metrics[0] else "",
+    )
+    _x_label(figure, "number of blocks B")
     note = f"{measured_on(setting, scores[scores['metric'].isin(metrics)])}; test split where "
     note += "a split applies. "
-    _title(figure, title, note + interval_note(runs["n_seeds"]) + " Dots: single seeds.")
+    _frame(figure, title, note + interval_note(runs["n_seeds"]) + " Black dots: single seeds.")
     return figure
 
 
@@ -499,33 +573,31 @@ def overlap(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -
     title = "Does training each block a little beyond its range help?"
     if data.empty:
         return empty(title, "This preset has no two runs that differ in their overlap alone.")
-    samplings = list(dict.fromkeys(data["sampling"]))
-    splits = [s for s in ("train", "test") if s in set(data["split"])]
-    figure = Figure(figsize=(2.4 + 3.4 * len(splits), 1.3 + 2.5 * len(samplings)))
-    grid = figure.subplots(len(samplings), len(splits), sharex=True, sharey="row", squeeze=False)
-    others = [c for c in CONFIGURATION if c != "overlap"]
-    for i, sampling in enumerate(samplings):
-        for j, split in enumerate(splits):
-            ax = grid[i, j]
-            here = data[(data["sampling"] == sampling) & (data["split"] == split)]
-            lines = here.groupby(others, sort=False)
-            for k, (names, rows) in enumerate(lines):
-                named = dict(zip(others, names, strict=True))
-                label = describe(named | {"overlap": 0}).replace(", overlap 0", "")
-                rows = rows.sort_values("overlap")
-                _points(ax, rows["overlap"], rows, named["partition"], label, _DASHES[k % 4])
-            ax.set_xticks(sorted(set(here["overlap"])))
-            ax.margins(x=0.15)
-            ax.set_title(f"{_split_name(split)}\n{here['sampling_name'].iloc[0]}", fontsize=9)
-            if j == 0:
-                ax.set_ylabel(METRIC_LABELS["fid"])
-            if i == len(samplings) - 1:
-                ax.set_xlabel("overlap γ (no unit)")
-            _not_below_zero(ax, [float(v) for text in here["values"] for v in text.split()])
-    _legend(figure)
+    figure = _facets(
+        data,
+        ("sampling", _present(data, "sampling")),
+        ("split", _present(data, "split", SPLITS)),
+        (3.7, 2.5),
+        _overlap_axes,
+        lambda _: METRIC_LABELS["fid"],
+        _panel_title,
+    )
+    _x_label(figure, "overlap γ (no unit)")
+    _not_below_zero(figure.axes, data)
     note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}. "
-    _title(figure, title, note + interval_note(data["n_seeds"]) + " Dots: single seeds.")
+    _frame(figure, title, note + interval_note(data["n_seeds"]) + " Black dots: single seeds.")
     return figure
+
+
+def _overlap_axes(ax: Axes, here: pd.DataFrame) -> None:
+    others = [c for c in CONFIGURATION if c != "overlap"]
+    for k, (names, rows) in enumerate(here.groupby(others, sort=False)):
+        named = dict(zip(others, names, strict=True))
+        label = describe(named | {"overlap": 0}).replace(", overlap 0", "")
+        rows = rows.sort_values("overlap")
+        _points(ax, rows["overlap"], rows, named["partition"], label, _DASHES[k % 4])
+    ax.set_xticks(sorted(set(here["overlap"])))
+    ax.margins(x=0.15)
 
 
 # ---------------------------------------------------------------- methods
@@ -551,45 +623,38 @@ def methods(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -
     title = "Blocks trained alone against blocks trained in turn"
     if data.empty:
         return empty(title, "This preset has no configuration that was trained both ways.")
-    columns = [m for m in METHOD_NAMES if m in set(data["method"])]
-    samplings = list(dict.fromkeys(data["sampling"]))
-    splits = [s for s in ("train", "test") if s in set(data["split"])]
-    figure = Figure(figsize=(1.2 + 3.6 * len(splits), 1.4 + 2.5 * len(samplings)))
-    grid = figure.subplots(len(samplings), len(splits), sharex=True, sharey="row", squeeze=False)
-    blockwise = data[data["method"] != "end_to_end"]
-    configurations = [c for c in CONFIGURATION if c != "method"]
-    keys = list(blockwise.groupby(configurations, sort=False).groups)
-    for i, sampling in enumerate(samplings):
-        for j, split in enumerate(splits):
-            ax = grid[i, j]
-            here = data[(data["sampling"] == sampling) & (data["split"] == split)]
-            for k, key in enumerate(keys):
-                same = np.logical_and.reduce(
-                    [here[c] == v for c, v in zip(configurations, key, strict=True)]
-                )
-                rows = here[same | (here["method"] == "end_to_end")]
-                shift = 0.12 * (k - (len(keys) - 1) / 2)
-                for _, seed in rows.groupby("seed"):
-                    x = [columns.index(m) + shift for m in seed["method"]]
-                    order = np.argsort(x)
-                    y = seed["value"].to_numpy()[order]
-                    ax.plot(np.sort(x), y, color="#999999", lw=0.8, zorder=1)
-                for method in columns:
-                    of = over_seeds(rows[rows["method"] == method], ["method"])
-                    if len(of):
-                        _points(ax, [columns.index(method) + shift], of, method, line="none")
-            ax.set_xticks(range(len(columns)), [NAMES[m].replace(" blocks", "") for m in columns])
-            ax.margins(x=0.15)
-            ax.set_title(f"{_split_name(split)}\n{here['sampling_name'].iloc[0]}", fontsize=9)
-            if j == 0:
-                ax.set_ylabel(METRIC_LABELS["fid"])
-            _not_below_zero(ax, here["value"])
-    named = [describe(dict(zip(configurations, key, strict=True)) | {"method": ""}) for key in keys]
+    figure = _facets(
+        data,
+        ("sampling", _present(data, "sampling")),
+        ("split", _present(data, "split", SPLITS)),
+        (3.7, 2.5),
+        _method_axes,
+        lambda _: METRIC_LABELS["fid"],
+        _panel_title,
+    )
+    _not_below_zero(figure.axes, data.assign(values=data["value"].astype(str)))
+    blockwise = data[data["method"] == "blockwise_independent"].drop_duplicates(CONFIGURATION)
     note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}; block-wise runs: "
-    note += "; ".join(named) + ". "
+    note += "; ".join(describe(row) for row in blockwise.to_dict("records")) + ". "
     counts = data.groupby(["split", "sampling", *CONFIGURATION])["seed"].nunique()
-    _title(figure, title, note + interval_note(counts) + " Thin lines join the same seed.")
+    _frame(figure, title, note + interval_note(counts) + " Thin lines join the same seed.")
     return figure
+
+
+def _method_axes(ax: Axes, here: pd.DataFrame) -> None:
+    """A place on x for each method; configurations stand beside each other within it."""
+    places = [m for m in METHOD_NAMES if m in set(here["method"])]
+    configuration = [c for c in CONFIGURATION if c != "method"]
+    blockwise = here[here["method"] != "end_to_end"].groupby(configuration, sort=False)
+    for k, (_, runs) in enumerate(blockwise):
+        rows = pd.concat([here[here["method"] == "end_to_end"], runs])
+        x = rows["method"].map(places.index) + 0.12 * (k - (blockwise.ngroups - 1) / 2)
+        for _, seed in rows.assign(x=x).sort_values("x").groupby("seed"):
+            ax.plot(seed["x"], seed["value"], color="#999999", lw=0.8, zorder=1)
+        for method, of in rows.assign(x=x).groupby("method", sort=False):
+            _points(ax, of["x"].iloc[:1], over_seeds(of, ["method"]), method, line="none")
+    ax.set_xticks(range(len(places)), [NAMES[m].replace(" blocks", "") for m in places])
+    ax.margins(x=0.15)
 
 
 # ---------------------------------------------------------------- training
@@ -623,15 +688,17 @@ def training_curves(data: pd.DataFrame, strategy: str = "equal_mass") -> Figure:
         "loss": "training loss\n(weighted squared error)",
         "grad_norm": "gradient norm\n(before clipping)",
     }
-    figure = Figure(figsize=(max(7.0, 1.7 + 2.1 * len(counts)), 5.2))
+    figure = Figure(figsize=(max(7.0, 1.2 + 2.0 * len(counts)), 4.4))
     grid = figure.subplots(2, len(counts), sharex=True, sharey="row", squeeze=False)
     for i, (quantity, label) in enumerate(labels.items()):
         shown = data[(data["quantity"] == quantity) & (data["mean"] > 0)]
         for j, B in enumerate(counts):
             ax = grid[i, j]
-            for b, colour in enumerate(block_colours(B) if B > 1 else [LOOK["end_to_end"][0]]):
+            colours = block_colours(counts[-1])[:B] if B > 1 else [LOOK["end_to_end"][0]]
+            for b, colour in enumerate(colours):
                 rows = shown[(shown["blocks"] == B) & (shown["block"] == b)]
-                name = f"block {b}" if B > 1 else NAMES["end_to_end"]
+                name = NAMES["end_to_end"] if B == 1 else f"block {b}"
+                name += " (highest noise)" if B > 1 and b == 0 else ""
                 dash = _DASHES[b % 4]
                 ax.plot(rows["iteration"], rows["mean"], color=colour, ls=dash, label=name, lw=1.4)
                 # An interval may reach below zero, where a logarithmic axis has no place.
@@ -640,9 +707,8 @@ def training_curves(data: pd.DataFrame, strategy: str = "equal_mass") -> Figure:
             ax.set_yscale("log")
             if i == 0:
                 ax.set_title(f"B = {B}")
-                ax.legend(loc="upper right", fontsize=8, handlelength=1.8, labelspacing=0.2)
             else:
-                ax.set_xlabel("iteration (updates of a block)", fontsize=9)
+                ax.set_xlabel("iteration (updates\nof a block)", fontsize=9)
             if j == 0:
                 ax.set_ylabel(label)
         if len(shown):
@@ -650,7 +716,7 @@ def training_curves(data: pd.DataFrame, strategy: str = "equal_mass") -> Figure:
     note = "Loss: w(σ)·(D − y)², mean over pixels, without unit; each block sees its own noise "
     note += "range, so its level differs from its neighbours'. Gradient norm: Euclidean, over "
     note += "the parameters of the block. Values are averages of consecutive iterations. "
-    _title(figure, title, note + interval_note(data["n_seeds"]))
+    _frame(figure, title, note + interval_note(data["n_seeds"]))
     return figure
 
 
@@ -701,19 +767,19 @@ def sample_grid(data: pd.DataFrame, folder: Path) -> Figure:
     if data.empty:
         return empty(title, "The tables folder has no pictures of samples.")
     pictures = [_picture(Path(folder) / name) for name in data["file"]]
-    columns = min(4, len(pictures))
+    columns = min(3, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     aspect = max(p.shape[0] / p.shape[1] for p in pictures)
-    wide = 2.6
-    figure = Figure(figsize=(wide * max(columns, 2) + 0.3, rows * (wide * aspect + 0.55) + 0.9))
+    wide = 3.2
+    figure = Figure(figsize=(wide * max(columns, 2), rows * (wide * aspect + 0.5)))
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for ax, picture, (_, row) in zip(axes, pictures, data.iterrows(), strict=False):
         ax.imshow(picture, cmap="gray", interpolation="nearest")
         score = "" if math.isnan(row["fid"]) else f"\nFréchet distance {row['fid']:.3g}"
-        ax.set_title(textwrap.fill(row["label"], 36) + score, fontsize=8.5)
+        ax.set_title(textwrap.fill(row["label"], 46) + score, fontsize=8.5)
     for ax in figure.axes:
         ax.set_axis_off()
-    _title(
+    _frame(
         figure,
         f"{title} ({data['sampling'].iloc[0]} sampling)",
         "One seed of each configuration, not chosen by eye. Fréchet distance against the test "
@@ -724,8 +790,6 @@ def sample_grid(data: pd.DataFrame, folder: Path) -> Figure:
 
 def _picture(path: Path) -> np.ndarray:
     """Pixels of a PNG, [H, W] or [H, W, C]."""
-    import matplotlib.image
-
     try:
         return matplotlib.image.imread(path, format="png")
     except (OSError, SyntaxError, ValueError) as error:
@@ -757,7 +821,7 @@ def sampling_cost_data(sampling: pd.DataFrame) -> pd.DataFrame:
         over_seeds(frame, keys).assign(quantity=quantity)
         for quantity, frame in (("trajectories_per_second", speed), ("ratio", ratio))
     ]
-    table = pd.concat(tables).sort_values(["quantity", *keys], ignore_index=True)
+    table = pd.concat(tables, ignore_index=True).sort_values("blocks", kind="stable")
     return table.assign(sampling_name=table["sampling"].map(sampling_names(sampling)))
 
 
@@ -768,7 +832,7 @@ def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     if data.empty:
         return empty(title, "This preset recorded no sampling times.")
     colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
-    figure = Figure(figsize=(9.0, 3.9))
+    figure = Figure(figsize=(8.4, 3.2))
     axes = figure.subplots(1, 2)
     panels = {
         "trajectories_per_second": "sampled images per second",
@@ -776,7 +840,7 @@ def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     }
     for ax, (quantity, label) in zip(axes, panels.items(), strict=True):
         here = data[data["quantity"] == quantity]
-        for k, (sampling, rows) in enumerate(here.groupby("sampling", sort=False)):
+        for k, (name, rows) in enumerate(here.groupby("sampling_name", sort=False)):
             spread = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
             ax.errorbar(
                 rows["blocks"],
@@ -786,7 +850,7 @@ def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
                 marker="o^DP"[k % 4],
                 ls=_DASHES[k % 4],
                 capsize=3,
-                label=rows["sampling_name"].iloc[0] if sampling else "",
+                label=name,
             )
         if quantity == "ratio" and len(here):
             blocks = np.array(sorted(set(here["blocks"])))
@@ -795,13 +859,8 @@ def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
         ax.set_ylim(bottom=0)
         ax.set_xlabel("number of blocks B")
         ax.set_ylabel(label)
-    handles, labels = axes[1].get_legend_handles_labels()
-    if labels:
-        axes[1].legend(handles, labels, loc="upper left")
-    else:
-        axes[0].legend(loc="upper left")
     note = f"Device: {setting.get('device', 'not recorded')}. "
-    _title(figure, title, note + interval_note(data["n_seeds"]))
+    _frame(figure, title, note + interval_note(data["n_seeds"]))
     return figure
 
 
@@ -835,7 +894,7 @@ def validation_ratio(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     counts = sorted(set(data["blocks"]))
     columns = min(2, len(counts))
     rows_of_axes = math.ceil(len(counts) / columns)
-    figure = Figure(figsize=(2.6 + 3.5 * columns, 1.4 + 2.6 * rows_of_axes))
+    figure = Figure(figsize=(max(6.4, 0.8 + 3.8 * columns), 0.4 + 2.5 * rows_of_axes))
     grid = figure.subplots(rows_of_axes, columns, sharex=True, sharey=True, squeeze=False)
     for ax in list(grid.flat)[len(counts) :]:
         ax.remove()
@@ -867,7 +926,7 @@ def validation_ratio(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
                 ms=9,
                 mew=2,
                 transform=ax.get_xaxis_transform(),
-                label="cuts between blocks" if height == 0 else "_",
+                label="cuts between blocks (one row a strategy)" if height == 0 else "_",
             )
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -882,9 +941,8 @@ def validation_ratio(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     low, high = min(1, data["mean"].min()) / 1.25, max(1, data["mean"].max()) * 1.25
     grid[0, 0].set_ylim(low, high)
     _log_axis(grid[0, 0].yaxis, [low, high])
-    _legend(figure)
     note = "Weighted squared error on held-out images, per band of σ, ratio of the same seed. "
-    _title(figure, title, note + interval_note(data["n_seeds"]))
+    _frame(figure, title, note + interval_note(data["n_seeds"]))
     return figure
 
 
@@ -969,8 +1027,9 @@ def published_vs_measured_data(
     table[numbers] = table[numbers].apply(pd.to_numeric)
     rank = table["partition"].map({s: k for k, s in enumerate(ORDER)})
     table = table.assign(_rank=rank)
-    order = ["blocks", "_rank", "layers_per_block", "overlap", "source", "version", "table"]
-    return table.sort_values(order, ignore_index=True)[PUBLISHED_COLUMNS]
+    uneven = [not even_layers(str(n)) for n in table["layers_per_block"]]
+    order = ["blocks", "_rank", "_uneven", "layers_per_block", "overlap", "source", "version"]
+    return table.assign(_uneven=uneven).sort_values(order, ignore_index=True)[PUBLISHED_COLUMNS]
 
 
 @_styled
@@ -978,7 +1037,9 @@ def published_vs_measured(
     data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame
 ) -> Figure:
     """Fréchet distance over end to end's: published hollow, measured filled, a row a set-up."""
-    title = "Fréchet distance relative to end to end: published (hollow) and measured (filled)"
+    title = "Fréchet distance relative to end to end: published (hollow: DiT-S/2 on CIFAR-10, "
+    title += "DiT-L/2 on ImageNet-256, Inception features) and measured (filled: "
+    title += measured_on(setting, scores[scores["metric"] == "fid"]) + ")"
     if data.empty:
         return empty(title, "There is neither a published nor a measured score to show.")
     keys = ["blocks", "partition", "uneven", "overlap"]
@@ -987,7 +1048,7 @@ def published_vs_measured(
     )
     rows = list(data.groupby(keys, dropna=False, sort=False).groups)
     splits = [s for s in ("train", "test") if s in set(data["split"])]
-    figure = Figure(figsize=(4.2 + 2.9 * len(splits), 1.9 + 0.27 * len(rows)))
+    figure = Figure(figsize=(3.6 + 2.7 * len(splits), 0.9 + 0.33 * len(rows)))
     axes = figure.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
     names = sampling_names(scores)
     for ax, split in zip(axes, splits, strict=True):
@@ -1002,28 +1063,27 @@ def published_vs_measured(
                 _ratio_marker(ax, y, row, names)
         ax.set_title(_split_name(split))
         ax.set_xscale("log")
-        ax.set_xlabel("Fréchet distance ÷ end to end's\n(no unit; left of 1 is better)")
+        ax.set_xlabel("ratio to end to end\n(left of 1 is better)")
         ax.grid(axis="y", visible=False)
     for y in [y for y, key in enumerate(rows) if y and key[0] != rows[y - 1][0]]:
         for ax in axes:
             ax.axhline(y - 0.5, color="#999999", lw=0.6)
     axes[0].set_yticks(range(len(rows)), [_row_name(*key) for key in rows])
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    low, high = 0.9 * data["ratio"].min(), 1.1 * data["ratio"].max()
+    # Two seeds can have intervals of many decades; they may leave the picture, means may not.
+    smallest, largest = data["ratio"].min(), data["ratio"].max()
+    low = 0.95 * max(min(smallest, data["low"].min()), smallest / 1.6)
+    high = 1.05 * min(max(largest, data["high"].max()), largest * 1.6)
     axes[0].set_xlim(low, high)
     _log_axis(axes[0].xaxis, [low, high])
-    _legend(figure)
     measured = data[data["source"] == "measured"]
-    note = "Measured: " + measured_on(setting, scores[scores["metric"] == "fid"]) + ". Published: "
-    note += "DiT-S/2 on CIFAR-10 and DiT-L/2 on ImageNet-256, Inception features. "
-    note += "Only ratios compare across scales and extractors. Published values have no "
-    note += "intervals. " + interval_note(measured["n_seeds"])
-    _title(figure, title, note)
+    note = "Only ratios compare across scales and extractors. Published values have no intervals. "
+    _frame(figure, title, note + interval_note(measured["n_seeds"]))
     return figure
 
 
 def _row_name(B: int, strategy: str, uneven: str, overlap: float) -> str:
-    gamma = "" if math.isnan(overlap) else f", overlap {overlap:g}"
+    gamma = ", overlap not stated" if math.isnan(overlap) else f", overlap {overlap:g}"
     layers = f", layers {uneven}" if uneven else ""
     return f"B = {B}, {NAMES.get(strategy, strategy)}{layers}{gamma}"
 
@@ -1044,7 +1104,7 @@ def _ratio_marker(ax: Axes, y: float, row: pd.Series, names: dict[str, str]) -> 
         marker = _PUBLISHED_MARKERS.get((row["dataset"], row["version"]), "o")
         ax.plot(
             [row["ratio"]],
-            [y],
+            [y - 0.22],
             marker=marker,
             ls="none",
             mfc="none",
@@ -1056,7 +1116,7 @@ def _ratio_marker(ax: Axes, y: float, row: pd.Series, names: dict[str, str]) -> 
         )
         return
     k = list(names).index(row["sampling"])
-    at = y + 0.16 * (k - (len(names) - 1) / 2)
+    at = y + 0.08 + 0.24 * k
     spread = np.array([[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]])
     ax.errorbar(
         [row["ratio"]],

@@ -1,0 +1,187 @@
+"""Every run's JSON gathered into tidy CSV: one row is one run and one number."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..config import Preset, RunConfig
+from ..files import atomic_path, read_json
+from ..tensors import load_tensors
+
+#: Samples of every class that are shown in a picture.
+PER_CLASS = 4
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows of equal keys whole; the first row names the columns."""
+    rows = list(rows)
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _score_rows(run: RunConfig, preset: Preset, scores: dict) -> list[dict]:
+    cost = {key: scores[key] for key in ("layer_evaluations", "iterations")}
+    rows = []
+    for score in scores["scores"]:
+        settings = preset.sampling[score["sampling"]]
+        how = {
+            "sampling": score["sampling"],
+            "solver": settings.solver,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+        }
+        rows.append({**run.identity(), **how, **score, **cost})
+    return rows
+
+
+def _training_rows(run: RunConfig, folder: Path) -> list[dict]:
+    rows = []
+    for name in run.parts:
+        part = read_json(folder / f"{name}.json")
+        for block in part["blocks"]:
+            rows.append(
+                {
+                    **run.identity(),
+                    "part": name,
+                    **block,
+                    **{
+                        key: part[key]
+                        for key in (
+                            "iterations",
+                            "parameters",
+                            "seconds",
+                            "seconds_per_iteration",
+                            "fixed_seconds",
+                            "peak_memory_bytes",
+                            "peak_memory_kind",
+                        )
+                    },
+                }
+            )
+    return rows
+
+
+def _curve_rows(run: RunConfig, folder: Path) -> list[dict]:
+    rows = []
+    for name in run.parts:
+        with (folder / f"{name}-curve.csv").open(newline="", encoding="utf-8") as file:
+            rows += [{**run.identity(), **row} for row in csv.DictReader(file)]
+    return rows
+
+
+def _sampling_row(run: RunConfig, name: str, folder: Path) -> dict:
+    record = read_json(folder / f"samples-{name}.json")
+    keys = (
+        "trajectories",
+        "seconds",
+        "trajectories_per_second",
+        "layer_evaluations_per_trajectory",
+        "peak_memory_bytes",
+        "peak_memory_kind",
+    )
+    settings = {key: record["settings"][key] for key in ("solver", "steps", "guidance")}
+    return {
+        **run.identity(),
+        "sampling": name,
+        **settings,
+        **{key: record[key] for key in keys},
+    }
+
+
+def class_grid(images: Tensor, labels: Tensor, per_class: int) -> np.ndarray:
+    """The first samples of every class, a class a column.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+
+    Returns:
+        uint8 [per_class·H, classes·W, 3]; classes with fewer samples leave black squares.
+    """
+    _, channels, height, width = images.shape
+    classes = int(labels.max()) + 1
+    grid = np.zeros((per_class * height, classes * width, 3), np.uint8)
+    for c in range(classes):
+        for row, image in enumerate(images[labels == c][:per_class]):
+            pixels = image.expand(3, -1, -1) if channels == 1 else image
+            grid[row * height : (row + 1) * height, c * width : (c + 1) * width] = pixels.permute(
+                1, 2, 0
+            ).numpy()
+    return grid
+
+
+def write_grid(path: Path, samples: Path) -> None:
+    """A PNG of the first samples of every class, at their own resolution."""
+    from PIL import Image
+
+    tensors = load_tensors(samples)
+    grid = class_grid(tensors["images"], tensors["labels"], PER_CLASS)
+    with atomic_path(path) as temporary:
+        Image.fromarray(grid).save(temporary, format="png")
+
+
+def _settings(preset: Preset, name: str, results: Path, provenance: dict) -> list[dict]:
+    """What a reader must know to place the numbers, as key and value."""
+    data = read_json(results / "data" / "dataset.json")
+    found = {
+        "preset": name,
+        "description": preset.description,
+        "dataset": data["name"],
+        "dataset_note": data["note"],
+        "train_images": data["splits"]["train"]["count"],
+        "test_images": data["splits"]["test"]["count"],
+        "image_size": data["image_size"],
+        "channels": data["channels"],
+        "classes": data["classes"],
+        **preset.network.model_dump(),
+        **preset.noise.model_dump(),
+        **preset.training.model_dump(),
+        "seeds": len(preset.sweep.seeds),
+        "extractor": preset.evaluation.extractor,
+    }
+    digits_cnn = results / "data" / "digits_cnn.json"
+    if preset.evaluation.extractor == "digits_cnn":
+        found["extractor_test_accuracy"] = read_json(digits_cnn)["test_accuracy"]
+    for key in ("diffusionblocks", "commit", "clean", "python", "device", "device_kind", "threads"):
+        found[key] = provenance[key]
+    found["torch"] = provenance["packages"]["torch"]
+    return [{"key": key, "value": value} for key, value in found.items()]
+
+
+def write_tables(preset: Preset, name: str, results: Path, output: Path) -> None:
+    """Write every table of a finished sweep.
+
+    Args:
+        preset: the sweep.
+        name: what the preset is called in the tables.
+        results: folder with data/ and runs/.
+        output: folder for the CSV files, and for pictures of samples in ``samples/``.
+
+    Raises:
+        UserError: a file of a run is missing or damaged.
+    """
+    tables: dict[str, list[dict]] = {
+        key: [] for key in ("scores", "validation_loss", "training", "curves", "sampling")
+    }
+    for run in preset.runs():
+        folder = results / "runs" / run.name
+        scores = read_json(folder / "scores.json")
+        tables["scores"] += _score_rows(run, preset, scores)
+        tables["validation_loss"] += [{**run.identity(), **row} for row in scores["validation"]]
+        tables["training"] += _training_rows(run, folder)
+        tables["curves"] += _curve_rows(run, folder)
+        for sampling in preset.sampling:
+            tables["sampling"].append(_sampling_row(run, sampling, folder))
+            samples = folder / f"samples-{sampling}.safetensors"
+            write_grid(output / "samples" / f"{run.name}__{sampling}.png", samples)
+    floor = read_json(results / "data" / "floor.json")
+    tables["floors"] = [{"dataset": preset.data.name, **row} for row in floor["scores"]]
+    tables["setting"] = _settings(preset, name, results, floor["provenance"])
+    for table, rows in tables.items():
+        write_csv(output / f"{table}.csv", rows)

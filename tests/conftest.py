@@ -1,0 +1,84 @@
+"""Shared fixtures: one thread, tiny presets, a prepared data set."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from diffusionblocks.config import load_preset
+from diffusionblocks.data.images import prepare_images
+from diffusionblocks.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = {
+    "description": "a preset for tests",
+    "task": "images",
+    "data": {"name": "digits"},
+    "network": {"layers": 6, "width": 16, "heads": 2, "patch": 4},
+    "training": {
+        "iterations": 8,
+        "batch_size": 16,
+        "learning_rate": 1.0e-3,
+        "ema_halflife_samples": 200,
+        "warmup_iterations": 2,
+        "checkpoint_every": 3,
+    },
+    "sampling": {"plain": {"samples": 24, "steps": 6, "batch_size": 16}},
+    "evaluation": {"extractor": "digits_cnn", "validation_bands": 6, "validation_samples": 48},
+    "compute": {"device": "cpu", "threads": 1},
+    "sweep": {
+        "seeds": [0],
+        "variants": [
+            {"method": "end_to_end"},
+            {"method": "blockwise_independent", "blocks": [2, 3]},
+            {"method": "blockwise_interleaved", "blocks": 3},
+        ],
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Bits must not depend on how many cores the machine has."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_file(tmp_path):
+    """The tiny preset as a YAML file that a test may edit."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_file):
+    """The tiny preset, with dotted overrides: tiny("training.iterations=3")."""
+    return lambda *overrides: load_preset(tiny_file, overrides)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """Folder of the prepared digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    from diffusionblocks.config import DataConfig
+
+    prepare_images(DataConfig(name="digits"), folder)
+    return folder
+
+
+@pytest.fixture
+def task_of(digits):
+    """The task of a run on the CPU."""
+    return lambda run: TASKS[run.task](run, digits, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def cifar10():
+    """Folder with CIFAR-10's parquet files, or skip."""
+    folder = ROOT.parent / "shared" / "data" / "cifar10"
+    if not (folder / "train.parquet").is_file():
+        pytest.skip("no local CIFAR-10 parquet files")
+    return folder
