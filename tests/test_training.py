@@ -6,11 +6,12 @@ import time
 import pytest
 import torch
 
-from diffusionblocks.blocks import layer_evaluations
 from diffusionblocks.errors import UserError
+from diffusionblocks.manifest import layer_evaluations
+from diffusionblocks.parts import Part, part_of
 from diffusionblocks.randomness import batch_indices
 from diffusionblocks.training.checkpoint import load_checkpoint, save_checkpoint
-from diffusionblocks.training.loop import Part, part_of, schedule_of, train
+from diffusionblocks.training.loop import schedule_of, train
 from diffusionblocks.training.schedule import ema_decay, interleaved_block, learning_rate
 from diffusionblocks.training.step import new_state, train_step
 

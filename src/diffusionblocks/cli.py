@@ -95,9 +95,10 @@ def _train(a: argparse.Namespace) -> None:
 
 def _assemble(a: argparse.Namespace) -> None:
     run = _run(a)
-    from .jobs import assemble_run
+    from .files import write_json
+    from .manifest import assemble
 
-    assemble_run(run, a.parts, a.output)
+    write_json(a.output, assemble(run, a.parts))
 
 
 def _sample(a: argparse.Namespace) -> None:

@@ -17,16 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import Assembled, assemble, write_part
+from .blocks import Assembled
 from .config import Preset, RunConfig, SamplingConfig
 from .data.images import load_split, prepare_images
 from .devices import prepare
 from .files import read_json, write_json, write_text
 from .generate import generate_images, layer_evaluations_per_trajectory
+from .manifest import write_part
+from .parts import Part, part_of
 from .provenance import provenance
 from .tasks import TASKS
 from .tensors import load_tensors, save_tensors
-from .training.loop import Part, Trained, forget, part_of, schedule_of, train
+from .training.loop import Trained, forget, schedule_of, train
 
 #: Rows that a training curve is averaged down to, per block.
 CURVE_ROWS = 200
@@ -84,7 +86,7 @@ def train_part(
     trained = train(run, part, task, task.ranges, state, time.monotonic, report)
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
-    save_tensors(output, trained.ema, {"config_hash": run.hash, "part": name})
+    save_tensors(output, trained.ema, {"config_hash": run.hash})
     write_text(
         output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history)
     )
@@ -125,11 +127,6 @@ def _part_record(
         **peak_memory(device),
         "provenance": provenance(device),
     }
-
-
-def assemble_run(run: RunConfig, folder: Path, output: Path) -> None:
-    """Verb ``assemble``: join the parts of a run into one manifest."""
-    write_json(output, assemble(run, folder))
 
 
 def sample_run(

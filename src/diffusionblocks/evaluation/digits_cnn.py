@@ -9,19 +9,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data.images import to_unit
 from ..errors import UserError
-from ..files import atomic_path
 from ..randomness import stream
+from ..tensors import load_tensors, save_tensors
 
 SIDE = 8
 CLASSES = 10
 FEATURES = 64
-EPOCHS = 30
+EPOCHS = 15
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 #: Largest shift of the augmentation, in pixels; digits fill their 8×8 frame.
@@ -31,10 +29,11 @@ CHUNK = 512
 
 
 class DigitsCNN(nn.Module):
-    """Three convolutions and two linear layers; the features are those before the last.
+    """Three convolutions and two linear layers; the features are those between the two.
 
-    GELU rather than ReLU: a feature that is zero for every image would be a dimension in
-    which nothing is ever compared.
+    The features are standardised over training batches and read before the activation.
+    Otherwise some would be constant, dimensions in which nothing is compared, and the scale
+    of the others, hence of every distance, would change with the seed.
     """
 
     def __init__(self):
@@ -50,9 +49,9 @@ class DigitsCNN(nn.Module):
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(64 * (SIDE // 4) ** 2, FEATURES),
-            nn.GELU(),
+            nn.BatchNorm1d(FEATURES, affine=False),
         )
-        self.head = nn.Linear(FEATURES, CLASSES)
+        self.head = nn.Sequential(nn.GELU(), nn.Linear(FEATURES, CLASSES))
 
     def features(self, images: Tensor) -> Tensor:
         """Images uint8 [N, 1, 8, 8] → features float32 [N, 64]."""
@@ -123,10 +122,11 @@ def train_digits_cnn(
     network = DigitsCNN()
     _initialise(network, generator)
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
-    steps = EPOCHS * -(-len(images) // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    # Batches of equal size: statistics of a last one of one image would not exist.
+    batches = -(-len(images) // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * batches)
     for _ in range(EPOCHS):
-        for index in torch.randperm(len(images), generator=generator).split(BATCH_SIZE):
+        for index in torch.randperm(len(images), generator=generator).tensor_split(batches):
             offsets = torch.randint(-SHIFT, SHIFT + 1, (len(index), 2), generator=generator)
             loss = F.cross_entropy(network(shift(images[index], offsets)), labels[index])
             optimiser.zero_grad()
@@ -153,8 +153,7 @@ def train_digits_cnn(
 
 def save_digits_cnn(path: Path, state: dict[str, Tensor]) -> None:
     """Write the weights whole, as safetensors."""
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)
+    save_tensors(path, state, {})
 
 
 def load_digits_cnn(path: Path) -> DigitsCNN:
@@ -163,14 +162,12 @@ def load_digits_cnn(path: Path) -> DigitsCNN:
     Raises:
         UserError: the file is missing, truncated or holds another network.
     """
-    mend = "delete it and run the step that trains digits_cnn"
     network = DigitsCNN()
     try:
-        network.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the step that trains digits_cnn") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is not whole safetensors ({error}); {mend}") from None
+        network.load_state_dict(load_tensors(path))
     except RuntimeError:
-        raise UserError(f"{path} holds other weights than digits_cnn's; {mend}") from None
+        raise UserError(
+            f"{path} holds other weights than digits_cnn's; "
+            "delete it and run the step that trains digits_cnn"
+        ) from None
     return network.eval()

@@ -9,16 +9,17 @@ from ..errors import UserError
 #: Columns that hold names; an empty cell is the empty name, not a missing number.
 NAMES = (
     "run,task,dataset,method,partition,layers_per_block,sampling,solver,metric,better,split,"
-    "extractor,key,value,version,table,model,notes"
+    "extractor,version,table,model,notes"
 ).split(",")
 
 
-def read_table(folder: Path, name: str) -> pd.DataFrame:
+def read_table(folder: Path, name: str, text: bool = False) -> pd.DataFrame:
     """Read one tidy table.
 
     Args:
         folder: where ``<name>.csv`` lies.
         name: for instance ``scores``.
+        text: read every cell as text.
 
     Raises:
         UserError: the file is missing or holds no header.
@@ -27,7 +28,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a table of the sweep: build the tables")
     try:
-        frame = pd.read_csv(path, dtype={"layers_per_block": str})
+        frame = pd.read_csv(path, dtype=str if text else {"layers_per_block": str})
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise UserError(
             f"{path} is not a whole table ({error}); delete it and build it again"
@@ -41,8 +42,8 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
 
 def read_setting(folder: Path) -> dict[str, str]:
     """The preset's settings and provenance, ``setting.csv``, as text by key."""
-    table = read_table(folder, "setting")
-    return dict(zip(table["key"].astype(str), table["value"].astype(str), strict=True))
+    table = read_table(folder, "setting", text=True).fillna("")
+    return dict(zip(table["key"], table["value"], strict=True))
 
 
 def setting_number(setting: dict[str, str], key: str) -> float:

@@ -35,6 +35,9 @@ from .statistics import (
     describe,
     even_layers,
     main_grid,
+    measured_on,
+    sampling_names,
+    signed,
     t_interval,
 )
 
@@ -181,8 +184,8 @@ def interval_note(seeds: Iterable[int]) -> str:
 def empty(title: str, reason: str) -> Figure:
     """A figure that says why there is nothing to show."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7, 1.8))
-        figure.suptitle(textwrap.fill(title, 70), x=0.01, ha="left")
+        figure = Figure(figsize=(7, 1.0))
+        _frame(figure, title, "")
         figure.text(0.01, 0.35, textwrap.fill(reason, 85), ha="left", va="center")
     return figure
 
@@ -269,28 +272,6 @@ def _strategies(frame: pd.DataFrame) -> list[str]:
 
 def _split_name(split: str) -> str:
     return f"against the {split} split" if split else ""
-
-
-def sampling_name(row: pd.Series) -> str:
-    """A way of sampling in words, for instance "plain: Euler, 50 steps, no guidance"."""
-    guidance = "no guidance" if row["guidance"] == 1 else f"guidance {row['guidance']:g}"
-    return f"{row['sampling']}: {str(row['solver']).capitalize()}, {row['steps']} steps, {guidance}"
-
-
-def sampling_names(frame: pd.DataFrame) -> dict[str, str]:
-    """:func:`sampling_name` of every way of sampling in a table, in the table's order."""
-    first = frame[frame["sampling"] != ""].drop_duplicates("sampling")
-    return {row["sampling"]: sampling_name(row) for _, row in first.iterrows()}
-
-
-def measured_on(setting: dict[str, str], scores: pd.DataFrame) -> str:
-    """The scale in words: network, data, extractor and sample counts."""
-    extractors = ", ".join(sorted({e for e in scores["extractor"] if e}))
-    counts = sorted({int(n) for n in scores["samples"].dropna()})
-    samples = " and ".join(f"{n:,}" for n in counts)
-    size = "×".join(setting.get(k, "?") for k in ("layers", "width"))
-    dataset = setting.get("dataset", "?")
-    return f"DiT {size} on {dataset}, {extractors} features, {samples} samples"
 
 
 def _facets(
@@ -447,7 +428,7 @@ def noise_ranges(data: pd.DataFrame) -> Figure:
         title,
         "Colour: one block each, dark is block 0 (highest noise, first layers). Numbers: the share "
         "of training noise levels that falls in a range, where there is room to print it. "
-        f"ln σ ~ N({noise.P_mean:g}, {noise.P_std:g}²) on [{noise.sigma_min:g}, "
+        f"ln σ ~ N({signed(noise.P_mean, 'g')}, {noise.P_std:g}²) on [{noise.sigma_min:g}, "
         f"{noise.sigma_max:g}]. Overlap not drawn.",
     )
     return figure
@@ -473,7 +454,9 @@ def score_data(
     )
     floor = floor.assign(values=floor["value"].astype(str))
     columns = ["kind", *keys, "mean", "low", "high", "n_seeds", "values"]
-    both = pd.concat([frame.reindex(columns=columns) for frame in (runs, floor) if len(frame)])
+    # An empty frame has no types of its own and would change those of the other.
+    filled = [frame for frame in (runs, floor) if len(frame)] or [runs]
+    both = pd.concat([frame.reindex(columns=columns) for frame in filled])
     return both.assign(sampling_name=both["sampling"].map(sampling_names(scores)).fillna(""))
 
 
@@ -730,60 +713,68 @@ def _loss_limits(ax: Axes, shown: pd.DataFrame) -> None:
 # ---------------------------------------------------------------- samples
 
 
-def sample_grid_data(scores: pd.DataFrame, folder: Path, sampling: str) -> pd.DataFrame:
-    """The first seed's picture of every configuration, end to end first.
+def sample_grid_data(scores: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The first seed's picture of every configuration and way of sampling, end to end first.
 
     Args:
         scores: rows of ``scores.csv``.
         folder: where ``<run>__<sampling>.png`` lie.
-        sampling: the name of a way of sampling.
 
     Returns:
-        columns run, sampling, file (name of the PNG), label, fid (test split), n_runs; runs
-        without a picture are left out.
+        columns sampling, run, file (name of the PNG), label, fid (test split); runs without a
+        picture are left out.
     """
-    here = scores[scores["sampling"] == sampling]
-    order = here.drop_duplicates("run").sort_values(["seed"], kind="stable")
-    first = order.drop_duplicates(CONFIGURATION)
-    rank = {m: k for k, m in enumerate(METHOD_NAMES)}
-    strategies = {s: k for k, s in enumerate(ORDER)}
-    first = first.assign(
-        _method=first["method"].map(rank), _strategy=first["partition"].map(strategies)
-    ).sort_values(["_method", "_strategy", "blocks", "overlap"], kind="stable")
-    fid = here[(here["metric"] == "fid") & (here["split"] == "test")].set_index("run")["value"]
+    first = scores.sort_values("seed", kind="stable").drop_duplicates([*CONFIGURATION, "sampling"])
+    place = {
+        "sampling": _present(scores, "sampling").index,
+        "method": list(METHOD_NAMES).index,
+        "partition": ["", *ORDER].index,
+    }
+    first = first.sort_values(
+        ["sampling", "method", "partition", "blocks", "layers_per_block", "overlap"],
+        key=lambda column: column.map(place[column.name]) if column.name in place else column,
+    )
+    fid = scores[(scores["metric"] == "fid") & (scores["split"] == "test")]
+    fid = fid.set_index(["run", "sampling"])["value"]
     rows = [
-        {"run": row["run"], "sampling": sampling, "file": f"{row['run']}__{sampling}.png"}
-        | {"label": describe(row), "fid": fid.get(row["run"], math.nan)}
+        {"sampling": row["sampling"], "run": row["run"]}
+        | {"file": f"{row['run']}__{row['sampling']}.png", "label": describe(row)}
+        | {"fid": fid.get((row["run"], row["sampling"]), math.nan)}
         for row in first.to_dict("records")
-        if (Path(folder) / f"{row['run']}__{sampling}.png").is_file()
     ]
-    return pd.DataFrame(rows, columns=["run", "sampling", "file", "label", "fid"])
+    table = pd.DataFrame(rows, columns=["sampling", "run", "file", "label", "fid"])
+    return table[[(Path(folder) / name).is_file() for name in table["file"]]]
 
 
 @_styled
 def sample_grid(data: pd.DataFrame, folder: Path) -> Figure:
-    """Samples of every configuration side by side, from the same noise and labels."""
+    """Samples of every configuration side by side; each way of sampling starts a new row."""
     title = "Samples, from the same noise and labels"
     if data.empty:
         return empty(title, "The tables folder has no pictures of samples.")
-    pictures = [_picture(Path(folder) / name) for name in data["file"]]
-    columns = min(3, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    aspect = max(p.shape[0] / p.shape[1] for p in pictures)
-    wide = 3.2
-    figure = Figure(figsize=(wide * max(columns, 2), rows * (wide * aspect + 0.5)))
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for ax, picture, (_, row) in zip(axes, pictures, data.iterrows(), strict=False):
-        ax.imshow(picture, cmap="gray", interpolation="nearest")
-        score = "" if math.isnan(row["fid"]) else f"\nFréchet distance {row['fid']:.3g}"
-        ax.set_title(textwrap.fill(row["label"], 46) + score, fontsize=8.5)
-    for ax in figure.axes:
-        ax.set_axis_off()
+    pictures = {name: _picture(Path(folder) / name) for name in data["file"]}
+    aspect = max(p.shape[0] / p.shape[1] for p in pictures.values())
+    groups = list(data.groupby("sampling", sort=False))
+    columns, wide = min(4, max(len(rows) for _, rows in groups)), 2.6
+    lines = [
+        (sampling, rows.iloc[at : at + columns])
+        for sampling, rows in groups
+        for at in range(0, len(rows), columns)
+    ]
+    figure = Figure(figsize=(wide * max(columns, 2), len(lines) * (wide * aspect + 0.65)))
+    grid = figure.subplots(len(lines), columns, squeeze=False)
+    for axes, (sampling, rows) in zip(grid, lines, strict=True):
+        for ax, (_, row) in zip(axes, rows.iterrows(), strict=False):
+            ax.imshow(pictures[row["file"]], cmap="gray", interpolation="nearest")
+            score = "" if math.isnan(row["fid"]) else f", Fréchet distance {row['fid']:.3g}"
+            ax.set_title(textwrap.fill(row["label"], 36) + f"\n{sampling}{score}", fontsize=8.5)
+        for ax in axes:
+            ax.set_axis_off()
     _frame(
         figure,
-        f"{title} ({data['sampling'].iloc[0]} sampling)",
-        "One seed of each configuration, not chosen by eye. Fréchet distance against the test "
-        "split, of this seed.",
+        title,
+        "A column of a picture is a class. One seed of each configuration, the first, not chosen "
+        "by eye. Fréchet distance of that seed against the test split.",
     )
     return figure
 
@@ -815,7 +806,7 @@ def sampling_cost_data(sampling: pd.DataFrame) -> pd.DataFrame:
     speed = grid.groupby([*keys, "seed"], sort=False)["trajectories_per_second"].mean()
     speed = speed.rename("value").reset_index()
     whole = speed[speed["blocks"] == 1].set_index(["sampling", "seed"])["value"].rename("whole")
-    ratio = speed.join(whole, on=["sampling", "seed"], how="inner")
+    ratio = speed.merge(whole.reset_index(), on=["sampling", "seed"])
     ratio = ratio.assign(value=ratio["value"] / ratio["whole"])
     tables = [
         over_seeds(frame, keys).assign(quantity=quantity)
@@ -875,9 +866,9 @@ def validation_ratio_data(validation: pd.DataFrame) -> pd.DataFrame:
         n_seeds, values; the ratio has no unit.
     """
     grid = main_grid(validation)
-    whole = grid[grid["method"] == "end_to_end"].set_index(["seed", "band"])["loss"]
-    ratio = grid[grid["method"] != "end_to_end"].join(
-        whole.rename("whole"), on=["seed", "band"], how="inner"
+    whole = grid.loc[grid["method"] == "end_to_end", ["seed", "band", "loss"]]
+    ratio = grid[grid["method"] != "end_to_end"].merge(
+        whole.rename(columns={"loss": "whole"}), on=["seed", "band"]
     )
     ratio = ratio.assign(value=ratio["loss"] / ratio["whole"])
     keys = ["blocks", "partition", "overlap", "band", "sigma_lo", "sigma_hi"]
@@ -973,8 +964,8 @@ def published_data(published: pd.DataFrame) -> pd.DataFrame:
     images = published[(published["task"] == "image_generation") & (published["metric"] == "fid")]
     network = ["version", "dataset", "model", "split"]
     whole = images[images["method"] == "end_to_end"].drop_duplicates(network)
-    whole = whole.set_index(network)["value"].rename("end_to_end")
-    rows = images[images["method"] == "blockwise"].join(whole, on=network, how="inner")
+    whole = whole[[*network, "value"]].rename(columns={"value": "end_to_end"})
+    rows = images[images["method"] == "blockwise"].merge(whole, on=network)
     return rows.assign(
         source="published",
         extractor="inception",
@@ -994,9 +985,9 @@ def measured_data(scores: pd.DataFrame, setting: dict[str, str]) -> pd.DataFrame
     """Our Fréchet distances of independent blocks, relative to end to end of the same seed."""
     fid = scores[scores["metric"] == "fid"]
     keys = ["dataset", "split", "sampling", "extractor"]
-    whole = fid[fid["method"] == "end_to_end"].set_index([*keys, "seed"])["value"]
-    rows = fid[fid["method"] == "blockwise_independent"].join(
-        whole.rename("end_to_end"), on=[*keys, "seed"], how="inner"
+    whole = fid.loc[fid["method"] == "end_to_end", [*keys, "seed", "value"]]
+    rows = fid[fid["method"] == "blockwise_independent"].merge(
+        whole.rename(columns={"value": "end_to_end"}), on=[*keys, "seed"]
     )
     rows = rows.assign(ratio=rows["value"] / rows["end_to_end"])
     table = []

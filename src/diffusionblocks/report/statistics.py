@@ -157,6 +157,7 @@ class Comparison:
 
     question: str
     label: str
+    case: str
     treatment: dict
     baseline: dict
 
@@ -175,23 +176,23 @@ QUESTIONS = {
 }
 
 
-def _label(question: str, treatment: dict, baseline: dict) -> str:
-    kept = f"B = {treatment['blocks']}"
+def _label(question: str, treatment: dict, baseline: dict) -> tuple[str, str]:
+    """The comparison's name, and what tells it from the others of its question."""
+    case = f"B = {treatment['blocks']}"
     if not even_layers(treatment["layers_per_block"]):
-        kept += f", layers {treatment['layers_per_block']}"
-    strategy = STRATEGY_NAMES.get(treatment["partition"], treatment["partition"])
-    interleaved = treatment["method"] == "blockwise_interleaved"
+        case += f" ({treatment['layers_per_block']} layers)"
+    strategy = STRATEGY_NAMES[treatment["partition"]]
     overlap = f"overlap {treatment['overlap']:g}"
+    turns = ", interleaved" if treatment["method"] == "blockwise_interleaved" else ""
     if question == "partition":
         other = STRATEGY_NAMES[baseline["partition"]]
-        label = f"{strategy} − {other} ({kept}, {overlap}"
-        return label + (", interleaved)" if interleaved else ")")
+        name = f"{strategy} − {other} ({case}, {overlap}{turns})"
+        return name, f"{case} against {other}{turns}"
     if question == "overlap":
-        label = f"{overlap} − overlap 0 ({kept}, {strategy}"
-        return label + (", interleaved)" if interleaved else ")")
+        return f"{overlap} − overlap 0 ({case}, {strategy}{turns})", f"{case} with {overlap}{turns}"
     if question == "method":
-        return f"interleaved − independent ({kept}, {strategy}, {overlap})"
-    return f"{kept} − end to end ({strategy}, {overlap})"
+        return f"interleaved − independent ({case}, {strategy}, {overlap})", case
+    return f"{case} − end to end ({strategy}, {overlap})", case
 
 
 def _questions(configurations: pd.DataFrame) -> Iterator[Comparison]:
@@ -209,16 +210,16 @@ def _questions(configurations: pd.DataFrame) -> Iterator[Comparison]:
             for value in baselines:
                 baseline = treatment | {column: value}
                 if baseline in every:
-                    label = _label(question, treatment, baseline)
-                    yield Comparison(question, label, treatment, baseline)
+                    names = _label(question, treatment, baseline)
+                    yield Comparison(question, *names, treatment, baseline)
     for treatment in main_grid(configurations).to_dict("records"):
         if treatment["method"] == "end_to_end" or treatment["partition"] != "equal_mass":
             continue
         for baseline in every:
             same = all(baseline[k] == treatment[k] for k in ("task", "dataset"))
             if same and baseline["method"] == "end_to_end":
-                label = _label("blocks", treatment, baseline)
-                yield Comparison("blocks", label, treatment, baseline)
+                names = _label("blocks", treatment, baseline)
+                yield Comparison("blocks", *names, treatment, baseline)
 
 
 def _rows_of(frame: pd.DataFrame, configuration: dict) -> pd.DataFrame:
@@ -254,7 +255,7 @@ def reading(interval: Interval, better: str) -> str:
 
 
 COMPARISON_COLUMNS = (
-    "comparison,question,metric,split,sampling,extractor,effect,low,high,baseline_mean,"
+    "comparison,question,case,metric,split,sampling,extractor,effect,low,high,baseline_mean,"
     "n_seeds,p_value,p_holm,better,reading"
 ).split(",")
 
@@ -279,6 +280,7 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
             interval = t_interval(pairs["value"] - pairs["value_baseline"])
             rows.append(
                 {"comparison": comparison.label, "question": comparison.question}
+                | {"case": comparison.case}
                 | named
                 | {"effect": interval.mean, "low": interval.low, "high": interval.high}
                 | {"baseline_mean": pairs["value_baseline"].mean(), "n_seeds": interval.n}
@@ -289,6 +291,11 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
     return table[COMPARISON_COLUMNS]
 
 
+def signed(value: float, form: str = "+.3g") -> str:
+    """A number in words: with a minus sign as wide as its digits, not a hyphen."""
+    return f"{value:{form}}".replace("-", "−")
+
+
 def sentence(row: dict) -> str:
     """One row of :func:`comparisons` in plain words."""
     metric = METRIC_NAMES.get(row["metric"], row["metric"])
@@ -296,20 +303,104 @@ def sentence(row: dict) -> str:
     start = f"{row['comparison']}: {where}, {row['sampling']} sampling: "
     if row["n_seeds"] == 0:
         return start + "not tested (no seed ran both at equal cost)."
-    change = f"{row['effect']:+.3g}"
+    change = signed(row["effect"])
     if row["reading"] == NOT_TESTED:
         return start + f"{change} on one seed; not tested."
-    words = f"{change} (95 % interval {row['low']:+.3g} to {row['high']:+.3g}, "
+    words = f"{change} (95 % interval {signed(row['low'])} to {signed(row['high'])}, "
     words += f"{row['n_seeds']} seeds): {row['reading']}"
     if row["reading"] == NO_DIFFERENCE:
         return start + words + "."
     survives = "holds" if row["p_holm"] < 1 - CONFIDENCE else "does not hold"
-    return start + words + f"; {survives} after Holm's correction (p = {row['p_holm']:.2g})."
+    p = f"p = {row['p_holm']:.2g}" if row["p_holm"] >= 1e-4 else "p < 0.0001"
+    return start + words + f"; {survives} after Holm's correction ({p})."
 
 
-def verdicts(table: pd.DataFrame, question: str, metric: str = "fid") -> list[str]:
-    """Sentences that answer one question with one metric; a single line when none was run."""
-    asked = table[(table["question"] == question) & (table["metric"] == metric)]
-    if asked.empty:
-        return ["not tested: this preset has no runs that answer it."]
-    return [sentence(row) for row in asked.to_dict("records")]
+def _asked(table: pd.DataFrame, question: str, metric: str, split: str) -> pd.DataFrame:
+    return table[
+        (table["question"] == question) & (table["metric"] == metric) & (table["split"] == split)
+    ]
+
+
+NOT_RUN = "not tested: this preset has no runs that answer it."
+
+
+def verdicts(
+    table: pd.DataFrame, question: str, metric: str = "fid", split: str = "test"
+) -> list[str]:
+    """Sentences that answer one question with one score; a single one when nothing was run."""
+    rows = _asked(table, question, metric, split).to_dict("records")
+    return [sentence(row) for row in rows] or [NOT_RUN]
+
+
+def headline(table: pd.DataFrame, question: str, metric: str = "fid", split: str = "test") -> str:
+    """One line with what the comparisons of a question show, by way of sampling."""
+    parts = []
+    asked = _asked(table, question, metric, split)
+    lost = asked["reading"].isin(["better", "worse"]) & (asked["p_holm"] >= 1 - CONFIDENCE)
+    asked = asked.assign(case=asked["case"].where(~lost, asked["case"] + " (not after correction)"))
+    for sampling, rows in asked.groupby("sampling", sort=False):
+        readings = [
+            f"{reading}: {', '.join(cases)}"
+            for reading, cases in rows.groupby("reading", sort=False)["case"]
+        ]
+        parts.append(f"({sampling} sampling) " + "; ".join(readings))
+    return ". ".join(parts) + "." if parts else NOT_RUN
+
+
+def sampling_name(row: pd.Series) -> str:
+    """A way of sampling in words, for instance "plain: Euler, 50 steps, no guidance"."""
+    guidance = "no guidance" if row["guidance"] == 1 else f"guidance {row['guidance']:g}"
+    return f"{row['sampling']}: {str(row['solver']).capitalize()}, {row['steps']} steps, {guidance}"
+
+
+def sampling_names(frame: pd.DataFrame) -> dict[str, str]:
+    """:func:`sampling_name` of every way of sampling in a table, in the table's order."""
+    first = frame[frame["sampling"] != ""].drop_duplicates("sampling")
+    return {row["sampling"]: sampling_name(row) for _, row in first.iterrows()}
+
+
+def measured_on(setting: dict[str, str], scores: pd.DataFrame) -> str:
+    """The scale in words: network, data, extractor and sample counts."""
+    extractors = ", ".join(sorted({e for e in scores["extractor"] if e}))
+    counts = sorted({int(n) for n in scores["samples"].dropna()})
+    samples = " and ".join(f"{n:,}" for n in counts)
+    size = "×".join(setting.get(k, "?") for k in ("layers", "width"))
+    dataset = setting.get("dataset", "?")
+    return f"DiT {size} on {dataset}, {extractors} features, {samples} samples"
+
+
+def setting_sentences(setting: dict[str, str], scores: pd.DataFrame) -> list[str]:
+    """What was run, at what scale and cost, in words computed from the tables."""
+    get = {**dict.fromkeys(_SETTING_KEYS, "not recorded"), **setting}
+    seeds = scores.groupby(CONFIGURATION)["seed"].nunique()
+    many = sorted(set(seeds))
+    cost = sorted({int(n) for n in scores["layer_evaluations"]})
+    reference = scores[scores["split"] != ""].drop_duplicates("split")
+    against = ", ".join(
+        f"{int(n):,} images of the {split} split"
+        for split, n in zip(reference["split"], reference["reference_samples"], strict=True)
+        if n == n
+    )
+    measured = measured_on(setting, scores[scores["metric"] == "fid"])
+    accuracy = setting.get("extractor_test_accuracy")
+    known = f" (it names {float(accuracy):.1%} of the test images rightly)" if accuracy else ""
+    return [
+        f"Preset {get['preset']}: {get['description']}",
+        f"Images: {get['dataset']}, {get['train_images']} to train on and {get['test_images']} "
+        f"held out, {get['image_size']}×{get['image_size']} pixels. {get['dataset_note']}",
+        f"Network: DiT of {get['layers']} layers, width {get['width']}; batch "
+        f"{get['batch_size']}, {get['iterations']} iterations a block; image × layer passes a run: "
+        + ", ".join(f"{n:,}" for n in cost)
+        + ("" if len(cost) == 1 else " (they differ: only runs of equal cost are compared)"),
+        f"Scores: {measured}{known}, against {against}.",
+        "Sampling: " + "; ".join(sampling_names(scores).values()) + ".",
+        f"Seeds a configuration: {' to '.join(str(n) for n in sorted({many[0], many[-1]}))}."
+        + (" With one seed nothing is tested." if many[-1] < 2 else ""),
+        f"Machine: {get['device']}, torch {get['torch']}, commit {get['commit']}.",
+    ]
+
+
+_SETTING_KEYS = (
+    "preset,description,dataset,dataset_note,train_images,test_images,image_size,layers,width,"
+    "batch_size,iterations,device,torch,commit"
+).split(",")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import UserError
+from ..parts import Part
 from .checkpoint import load_checkpoint, save_checkpoint
 from .schedule import ema_decay, interleaved_block, learning_rate
 from .step import TrainState, new_state, train_step
@@ -31,38 +32,6 @@ class Task(Protocol):
     def network(self, layers: int, *key: int | str) -> torch.nn.Module: ...  # noqa: D102
     def batch(self, block: int, iteration: int) -> tuple[Tensor, ...]: ...  # noqa: D102
     def loss(self, network, batch, layers: range | None) -> Tensor: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Part:
-    """A training job's share of a run.
-
-    Attributes:
-        name: ``block0`` …, or ``all``.
-        blocks: the blocks that it trains.
-        layers: for every one of those blocks, which of this job's own layers to run.
-        depth: how many layers this job builds.
-    """
-
-    name: str
-    blocks: list[int]
-    layers: dict[int, range | None]
-    depth: int
-
-
-def part_of(run: RunConfig, name: str) -> Part:
-    """The share of a run that a job of that name trains.
-
-    Raises:
-        UserError: the run has no such part.
-    """
-    if name not in run.parts:
-        raise UserError(f"run {run.name} has no part {name!r}; expected one of {run.parts}")
-    ranges = run.layer_ranges()
-    if name == "all":
-        return Part(name, list(range(run.blocks)), dict(enumerate(ranges)), run.network.layers)
-    block = int(name.removeprefix("block"))
-    return Part(name, [block], {block: None}, len(ranges[block]))
 
 
 @dataclass(frozen=True)

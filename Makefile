@@ -1,0 +1,92 @@
+# Every target makes .venv from the pinned lock when it is missing or stale, then calls a plain
+# tool; the same tools work by hand once .venv/bin is on PATH.
+
+SHELL := bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+SUPPORTED := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+
+PRESET = default
+SET =
+CORES = all
+
+.DEFAULT_GOAL := help
+.PHONY: help replicate smoke bench test lint format lock clean distclean FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# --- set-up -----------------------------------------------------------------------------------
+
+# Written last, with the folder it was made in: a half-made or moved .venv is made anew, because
+# an interrupted installer leaves packages that look whole and scripts hold absolute paths.
+STAMP := .venv/.installed
+MADE_IN := $(shell cat $(STAMP) 2>/dev/null)
+PIP := .venv/bin/python -m pip install --disable-pip-version-check
+UV := .venv/bin/uv pip install --python .venv/bin/python
+BOOTSTRAP := --require-hashes -r envs/bootstrap.lock
+LOCKED := --require-hashes -r envs/requirements.lock
+
+$(STAMP): envs/bootstrap.lock envs/requirements.lock pyproject.toml $(if $(subst x$(CURDIR),,x$(MADE_IN)),FORCE)
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "found no Python 3.11 or 3.12 with ensurepip; expected one on PATH: install it" \
+			"(Debian: python3.11-venv) or name it, make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@if [ "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" ]; then echo "updating .venv from envs/requirements.lock"; \
+	else echo "making .venv from envs/requirements.lock (about 6 GB, once)"; \
+		$(PYTHON) -m venv --clear .venv; fi
+	@rm -f $@
+	@{ $(PIP) --quiet $(BOOTSTRAP) && $(UV) $$([ -t 2 ] || echo --quiet) $(LOCKED); } || { \
+		echo "uv could not install the lock; trying pip, which takes some minutes" >&2; \
+		$(PIP) --progress-bar off $(LOCKED); }
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
+	@echo "$(CURDIR)" > $@
+
+.venv: $(STAMP) ## make or update .venv
+
+lock: $(STAMP) ## resolve envs/*.in again (UPGRADE=1: to the newest versions)
+	for name in bootstrap requirements; do \
+		uv pip compile envs/$$name.in --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-header --quiet $(if $(UPGRADE),--upgrade) \
+			-o envs/$$name.lock || exit; done
+	python envs/conda.py envs/requirements.lock envs/cpu.yaml
+
+# --- the workflow -----------------------------------------------------------------------------
+
+smoke: PRESET = smoke
+replicate: ## run a sweep (PRESET=default, SET="data.path=… key=value", CORES=all)
+smoke: ## run the whole workflow on a tiny preset
+replicate smoke: $(STAMP)
+	snakemake --cores $(CORES) --config preset=$(PRESET) $(if $(SET),set="$(SET)")
+
+bench: $(STAMP) ## measure speed against its targets; writes results/bench/*.csv
+	python benchmarks/bench.py
+
+# --- quality ----------------------------------------------------------------------------------
+
+test: $(STAMP) ## run every test; at least 90 % of src must be covered
+	pytest -q --cov --cov-report=term-missing:skip-covered
+
+lint: $(STAMP) ## check code, workflow and notebooks without changing them
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	nbstripout --verify notebooks/*.ipynb
+
+format: $(STAMP) ## rewrite code, workflow and notebooks in the house format
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow/rules
+	nbstripout notebooks/*.ipynb
+
+# --- tidying ----------------------------------------------------------------------------------
+
+clean: ## remove results (not results/reference) and caches
+	[ ! -d results ] || find results -mindepth 1 -maxdepth 1 \
+		! -name reference ! -name README.md -exec rm -rf {} +
+	rm -rf .snakemake .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build
+	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	rm -rf .venv src/*.egg-info
