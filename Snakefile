@@ -1,8 +1,8 @@
 # The sweep of one preset, from data to report. Run as
 #   snakemake --cores all                                    the default preset
 #   snakemake --cores all --config preset=smoke              another preset
-#   snakemake --cores all --config preset=cifar10_small data.path=../cifar10
-# Every config key other than `preset` replaces one setting of the preset.
+#   snakemake --cores all --config preset=cifar10_small set="data.path=../cifar10 sweep.seeds=[0]"
+# `set` replaces single settings of the preset.
 
 
 include: "workflow/rules/common.smk"

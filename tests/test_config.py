@@ -86,7 +86,10 @@ def test_wrong_settings_are_named(tiny, override, says):
             {"method": "blockwise_independent", "blocks": 2, "partition": "equal_maas"},
             "unknown partition 'equal_maas'; did you mean 'equal_mass'",
         ),
-        ({"method": "blockwise_independent", "blocks": 2, "overlap": -0.1}, "overlap.0: found -0.1"),
+        (
+            {"method": "blockwise_independent", "blocks": 2, "overlap": -0.1},
+            "overlap.0: found -0.1",
+        ),
         ({"method": "blockwise_independent", "block": 2}, "did you mean 'blocks'"),
     ],
 )

@@ -60,9 +60,7 @@ class MixtureTask(ImageTask):
         generator = stream("cpu", self.run.seed, block, iteration)
         y = draw(n, generator)
         own = self.ranges[block]
-        sigma = self.noise.sample(
-            torch.rand(n, generator=generator), own.train_lo, own.train_hi
-        )
+        sigma = self.noise.sample(torch.rand(n, generator=generator), own.train_lo, own.train_hi)
         eps = torch.randn(y.shape, generator=generator)
         return ImageBatch(y, sigma, eps, torch.zeros(n, dtype=torch.long))
 

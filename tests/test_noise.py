@@ -35,9 +35,7 @@ def test_quantile_inverts_cdf(parameters, p):
 @given(laws)
 def test_cdf_matches_scipy(parameters):
     law = _law(parameters)
-    a, b = (
-        (np.log(s) - law.P_mean) / law.P_std for s in (law.sigma_min, law.sigma_max)
-    )
+    a, b = ((np.log(s) - law.P_mean) / law.P_std for s in (law.sigma_min, law.sigma_max))
     expected = stats.truncnorm(a, b, loc=law.P_mean, scale=law.P_std)
     sigma = np.geomspace(law.sigma_min, law.sigma_max, 9)
     assert np.allclose(law.cdf(torch.tensor(sigma)), expected.cdf(np.log(sigma)), atol=1e-6)

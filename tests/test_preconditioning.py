@@ -27,9 +27,7 @@ def test_zero_network_is_the_exact_denoiser_of_a_gaussian():
     sigma_data = 0.7
     z = torch.randn(64, 3, dtype=torch.float64)
     sigma = SIGMA[:64]
-    denoised = Preconditioning(sigma_data).denoise(
-        lambda x, c: torch.zeros_like(x), z, sigma
-    )
+    denoised = Preconditioning(sigma_data).denoise(lambda x, c: torch.zeros_like(x), z, sigma)
     expected = z * (sigma_data**2 / (sigma_data**2 + sigma**2))[:, None]
     assert torch.allclose(denoised, expected)
 

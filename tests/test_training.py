@@ -49,9 +49,7 @@ def test_one_block_is_the_undivided_denoiser(tiny, task_of, train_in):
     assert [(r.train_lo, r.train_hi) for r in task.ranges] == [(0.002, 80.0)]
     whole = train_in(run, "block0").ema
     sliced = Part("block0", [0], {0: range(0, 6)}, 6)
-    again = train(
-        run, sliced, task, task.ranges, _missing(), time.monotonic, lambda *a: None
-    ).ema
+    again = train(run, sliced, task, task.ranges, _missing(), time.monotonic, lambda *a: None).ema
     assert same(whole, again)
 
 
@@ -234,7 +232,10 @@ def test_only_the_newest_checkpoint_is_kept(tiny, task_of, tmp_path):
     (tmp_path / ".step-000000001.safetensors.99.part").write_text("left by a killed job")
     for step in (3, 6):
         save_checkpoint(tmp_path, state, step, torch.zeros(step, 2), 1.0, run.hash)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.json", "step-000000006.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "state.json",
+        "step-000000006.safetensors",
+    ]
 
 
 def test_a_loss_that_is_not_finite_names_step_and_range_and_keeps_the_checkpoint(
@@ -249,7 +250,9 @@ def test_a_loss_that_is_not_finite_names_step_and_range_and_keeps_the_checkpoint
         return values / 0 if torch.equal(batch.eps, task.batch(1, 4).eps) else values
 
     task.loss = loss
-    with pytest.raises(UserError, match=r"not finite at step 4 \(block 1, iteration 4, σ from 0.002"):
+    with pytest.raises(
+        UserError, match=r"not finite at step 4 \(block 1, iteration 4, σ from 0.002"
+    ):
         train(
             run, part_of(run, "block1"), task, task.ranges, tmp_path, time.monotonic,
             lambda *a: None,

@@ -79,7 +79,8 @@ class NetworkConfig(_Section):
     def _divisible(self):
         if self.width % self.heads or self.width % 4:
             raise ValueError(
-                f"width {self.width} must be a multiple of heads {self.heads} and of 4; change width"
+                f"width {self.width} must be a multiple of heads {self.heads} and of 4; "
+                "change width"
             )
         return self
 

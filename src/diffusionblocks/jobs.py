@@ -87,9 +87,7 @@ def train_part(
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})
-    write_text(
-        output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history)
-    )
+    write_text(output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history))
     write_part(output, _part_record(run, part, task, trained, started, device))
     forget(state)
 

@@ -1,4 +1,4 @@
-"""Training objectives, one function each. A loss is per example, so that callers choose the mean."""
+"""Training objectives, one function each; a loss is per example, so callers choose the mean."""
 
 from collections.abc import Callable
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
@@ -12,9 +13,17 @@ from diffusionblocks.config import digest, load_preset
 from diffusionblocks.errors import UserError
 
 PRESET_NAME = str(config.get("preset", "default"))
-OVERRIDES = [f"{key}={value}" for key, value in config.items() if key != "preset"]
+OVERRIDES = shlex.split(str(config.get("set", "")))
 
 try:
+    if unknown := set(config) - {"preset", "set"}:
+        raise UserError(
+            f"unknown --config key {min(unknown)}; expected preset=NAME and set='KEY=VALUE …'"
+        )
+    if not re.fullmatch(r"\w+", PRESET_NAME, re.ASCII):
+        raise UserError(
+            f"preset name {PRESET_NAME!r} is not made of letters, digits and _; correct it"
+        )
     PRESET = load_preset(
         Path(workflow.basedir) / f"workflow/config/presets/{PRESET_NAME}.yaml", OVERRIDES
     )
@@ -26,7 +35,11 @@ except UserError as error:
 
 RUNS = {run.name: run for run in PRESET.runs()}
 RESULTS = f"results/{PRESET_NAME}"
-CLI = f"{shlex.quote(sys.executable)} -m diffusionblocks"
+# With --sdm conda a job's own python comes first on PATH; otherwise the one that runs Snakemake.
+IN_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
+LIBRARY = shlex.quote(str(Path(workflow.basedir) / "src"))
+CLI = f"PYTHONPATH={LIBRARY} {PYTHON} -m diffusionblocks"
 SELECT = " ".join(
     ["--preset", shlex.quote(PRESET_NAME)]
     + (["--set", *map(shlex.quote, OVERRIDES)] if OVERRIDES else [])

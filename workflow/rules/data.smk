@@ -10,11 +10,13 @@ rule data:
             split=["train", "test"],
             kind=["images", "labels"],
         ),
+    log:
+        f"{RESULTS}/logs/data.log",
+    conda:
+        "../../envs/cpu.yaml"
     params:
         settings=section_hash("data"),
         folder=f"{RESULTS}/data",
-    log:
-        f"{RESULTS}/logs/data.log",
     shell:
         "{CLI} data {SELECT} --output {params.folder} > {log} 2>&1"
 
@@ -25,10 +27,12 @@ rule extractor:
     output:
         weights=f"{RESULTS}/data/digits_cnn.safetensors",
         report=f"{RESULTS}/data/digits_cnn.json",
-    params:
-        folder=f"{RESULTS}/data",
-    threads: THREADS
     log:
         f"{RESULTS}/logs/extractor.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: THREADS
+    params:
+        folder=f"{RESULTS}/data",
     shell:
         "{CLI} extractor {SELECT} --data {params.folder} --output {output.weights} > {log} 2>&1"

@@ -24,18 +24,20 @@ rule floor:
         weights=EXTRACTOR_WEIGHTS,
     output:
         f"{RESULTS}/data/floor.json",
+    log:
+        f"{RESULTS}/logs/floor.log",
+    priority: 20  # it fills the cache of reference features that every evaluation reads
+    conda:
+        "../../envs/cpu.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
     params:
         settings=section_hash("evaluation"),
         samples=max(s.samples for s in PRESET.sampling.values()),
         folder=f"{RESULTS}/data",
         cache=f"{RESULTS}/cache",
         weights=weights_option,
-    threads: THREADS
-    priority: 20  # it fills the cache of reference features that every evaluation reads
-    resources:
-        gpu=GPU,
-    log:
-        f"{RESULTS}/logs/floor.log",
     shell:
         "{CLI} floor {SELECT} --data {params.folder} --cache {params.cache} {params.weights} "
         "--output {output} > {log} 2>&1"
@@ -53,18 +55,20 @@ rule evaluate:
         weights=EXTRACTOR_WEIGHTS,
     output:
         f"{RESULTS}/runs/{{run}}/scores.json",
+    log:
+        f"{RESULTS}/logs/evaluate/{{run}}.log",
+    priority: 5
+    conda:
+        "../../envs/cpu.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
     params:
         settings=section_hash("evaluation"),
         folder=f"{RESULTS}/data",
         cache=f"{RESULTS}/cache",
         samples=samples_option,
         weights=weights_option,
-    threads: THREADS
-    priority: 5
-    resources:
-        gpu=GPU,
-    log:
-        f"{RESULTS}/logs/evaluate/{{run}}.log",
     shell:
         "{CLI} evaluate {SELECT} --manifest {input.manifest} --samples {params.samples} "
         "--data {params.folder} --cache {params.cache} {params.weights} "

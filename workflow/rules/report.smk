@@ -17,11 +17,13 @@ rule tables:
     output:
         tables=expand("{results}/tables/{table}.csv", results=RESULTS, table=TABLES),
         samples=directory(f"{RESULTS}/tables/samples"),
+    log:
+        f"{RESULTS}/logs/tables.log",
+    conda:
+        "../../envs/cpu.yaml"
     params:
         runs=digest(sorted(RUNS)),
         folder=f"{RESULTS}/tables",
-    log:
-        f"{RESULTS}/logs/tables.log",
     shell:
         "{CLI} tables {SELECT} --results {RESULTS} --output {params.folder} > {log} 2>&1"
 
@@ -36,18 +38,21 @@ rule notebook:
         page=f"{RESULTS}/report/image_quality.html",
         figures=directory(f"{RESULTS}/figures"),
         summary=directory(f"{RESULTS}/summary"),
-    params:
-        tables=f"{RESULTS}/tables",
     log:
         f"{RESULTS}/logs/notebook.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        tables=f"{RESULTS}/tables",
     shell:
         """
         mkdir -p {output.figures} {output.summary}
         {{
-            PYTHONPATH=src papermill {input.notebook} {output.notebook} --no-progress-bar \
+            PYTHONPATH={LIBRARY} {PYTHON} -m papermill {input.notebook} {output.notebook} --no-progress-bar \
                 -p preset {PRESET_NAME} -p tables {params.tables} \
                 -p published {input.published} -p figures {output.figures} \
                 -p summary_tables {output.summary}
-            jupyter nbconvert --to html --no-input {output.notebook}
+            {PYTHON} -m nbconvert --to html --no-input --HTMLExporter.mathjax_url= \
+                --HTMLExporter.require_js_url= {output.notebook}
         }} > {log} 2>&1
         """

@@ -7,15 +7,17 @@ rule sample:
     output:
         images=f"{RESULTS}/runs/{{run}}/samples-{{sampling}}.safetensors",
         metrics=f"{RESULTS}/runs/{{run}}/samples-{{sampling}}.json",
+    log:
+        f"{RESULTS}/logs/sample/{{run}}-{{sampling}}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
     params:
         settings=lambda wildcards: digest(
             PRESET.sampling[wildcards.sampling].model_dump(mode="json")
         ),
-    threads: THREADS
-    resources:
-        gpu=GPU,
-    log:
-        f"{RESULTS}/logs/sample/{{run}}-{{sampling}}.log",
     shell:
         "{CLI} sample {SELECT} --manifest {input} --sampling {wildcards.sampling} "
         "--output {output.images} > {log} 2>&1"

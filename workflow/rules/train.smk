@@ -8,6 +8,15 @@ rule train:
         weights=f"{RESULTS}/runs/{{run}}/{{part}}.safetensors",
         curve=f"{RESULTS}/runs/{{run}}/{{part}}-curve.csv",
         metrics=f"{RESULTS}/runs/{{run}}/{{part}}.json",
+    log:
+        f"{RESULTS}/logs/train/{{run}}-{{part}}.log",
+    # The longest jobs first, so that the last minutes of a sweep use every core.
+    priority: 10
+    conda:
+        "../../envs/cpu.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
     params:
         hash=lambda wildcards: RUNS[wildcards.run].hash,
         data=f"{RESULTS}/data",
@@ -15,13 +24,6 @@ rule train:
         state=lambda wildcards: (
             f"{RESULTS}/state/{wildcards.run}/{wildcards.part}-{RUNS[wildcards.run].hash}"
         ),
-    threads: THREADS
-    resources:
-        gpu=GPU,
-    # The longest jobs first, so that the last minutes of a sweep use every core.
-    priority: 10
-    log:
-        f"{RESULTS}/logs/train/{{run}}-{{part}}.log",
     shell:
         "{CLI} train {SELECT} --run {wildcards.run} --part {wildcards.part} "
         "--config-hash {params.hash} --data {params.data} --state {params.state} "
@@ -42,11 +44,13 @@ rule assemble:
         parts_of,
     output:
         f"{RESULTS}/runs/{{run}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/assemble/{{run}}.log",
+    conda:
+        "../../envs/cpu.yaml"
     params:
         hash=lambda wildcards: RUNS[wildcards.run].hash,
         folder=f"{RESULTS}/runs/{{run}}",
-    log:
-        f"{RESULTS}/logs/assemble/{{run}}.log",
     shell:
         "{CLI} assemble {SELECT} --run {wildcards.run} --config-hash {params.hash} "
         "--parts {params.folder} --output {output} > {log} 2>&1"

@@ -26,9 +26,7 @@ def _distribution_scores(
 ) -> list[dict[str, Any]]:
     """FID, KID, precision and recall of features against those of one split."""
     extractor = settings.extractor
-    reference = reference_features(
-        cache, _reference(against, settings), extractor, weights, device
-    )
+    reference = reference_features(cache, _reference(against, settings), extractor, weights, device)
     rows = scores(found, reference, SUBSET_SEED)
     return [
         {

@@ -45,7 +45,5 @@ def validation_losses(
             tensors = (t[mine].to(model.device) for t in (y, sigma, eps, label))
             loss = denoising_loss(model.network(block), model.preconditioning, *tensors)
             total += float(loss.double().sum())
-        rows.append(
-            {"band": band, "sigma_lo": lo, "sigma_hi": hi, "loss": total / n, "samples": n}
-        )
+        rows.append({"band": band, "sigma_lo": lo, "sigma_hi": hi, "loss": total / n, "samples": n})
     return rows

@@ -52,9 +52,7 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         half = FREQUENCIES // 2
         frequencies = torch.exp(-math.log(10000) * torch.arange(half) / half)
         self.register_buffer("frequencies", frequencies, persistent=False)

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..parts import Part
 from .checkpoint import load_checkpoint, save_checkpoint
 from .schedule import ema_decay, interleaved_block, learning_rate
-from .step import TrainState, new_state, train_step
+from .step import new_state, train_step
 
 #: Steps between two looks at the losses; each look makes the device wait.
 LOOK_EVERY = 50

@@ -7,7 +7,9 @@ import torch
 from ..randomness import stream
 
 
-def learning_rate(iteration: int, iterations: int, base: float, warmup: int, schedule: str) -> float:
+def learning_rate(
+    iteration: int, iterations: int, base: float, warmup: int, schedule: str
+) -> float:
     """Linear warm-up to ``base``, then constant or a cosine down to 0 at ``iterations``."""
     if iteration < warmup:
         return base * (iteration + 1) / warmup
