@@ -1,6 +1,8 @@
 """What the three methods promise, bit for bit."""
 
 import itertools
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,6 +12,7 @@ from diffusionblocks.errors import UserError
 from diffusionblocks.manifest import layer_evaluations
 from diffusionblocks.parts import Part, part_of
 from diffusionblocks.randomness import batch_indices
+from diffusionblocks.training.adamw import AdamW
 from diffusionblocks.training.checkpoint import load_checkpoint, save_checkpoint
 from diffusionblocks.training.loop import schedule_of, train
 from diffusionblocks.training.schedule import ema_decay, interleaved_block, learning_rate
@@ -83,7 +86,7 @@ def test_stepping_one_block_leaves_the_others_bit_identical(tiny, task_of):
     """Weights, moments and EMA of the layers of other blocks do not move; the shared ends do."""
     run = run_named(tiny(), "interleaved-B3")
     part, task = part_of(run, "all"), task_of(run)
-    state = new_state(task.network(6, "all"), 1e-2, (0.9, 0.999), 0.01)
+    state = new_state(task.network(6, "all"), (0.9, 0.999), 0.01)
 
     def step(block, iteration):
         batch = task.batch(block, iteration)
@@ -96,9 +99,9 @@ def test_stepping_one_block_leaves_the_others_bit_identical(tiny, task_of):
 
     def snapshot():
         moments = {
-            f"{key}.{name}": state.optimizer.state[p][key].clone()
-            for name, p in state.network.named_parameters()
-            for key in ("step", "exp_avg", "exp_avg_sq")
+            f"{key}.{name}": value.clone()
+            for name, moments in state.optimizer.moments.items()
+            for key, value in moments.items()
         }
         weights = {n: p.detach().clone() for n, p in state.network.named_parameters()}
         return weights, moments, {n: e.clone() for n, e in state.ema.items()}
@@ -173,7 +176,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny, task_of):
     batch = task.batch(0, 0)
     gradients = []
     for parts in (1, 4):
-        state = new_state(task.network(6, "x"), 1e-3, (0.9, 0.999), 0.0)
+        state = new_state(task.network(6, "x"), (0.9, 0.999), 0.0)
         chunks = [type(batch)(*m) for m in zip(*(t.chunk(parts) for t in batch), strict=True)]
         losses = [lambda c=c, s=state: task.loss(s.network, c, None) for c in chunks]
         loss, norm = train_step(state, losses, 1e-3, 0.9, 1e9)
@@ -183,7 +186,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny, task_of):
 
 def test_clipping_bounds_the_norm_of_the_update(tiny, task_of):
     task = task_of(run_named(tiny(), "end_to_end"))
-    state = new_state(task.network(6, "x"), 1e-3, (0.9, 0.999), 0.0)
+    state = new_state(task.network(6, "x"), (0.9, 0.999), 0.0)
     batch = task.batch(0, 0)
     _, norm = train_step(state, [lambda: task.loss(state.network, batch, None)], 1e-3, 0.9, 0.01)
     clipped = torch.stack([p.grad.norm() for p in state.network.parameters()]).norm()
@@ -207,7 +210,7 @@ def test_killed_and_resumed_gives_the_same_bits(tiny, train_in, monkeypatch, nam
 def test_a_foreign_checkpoint_is_refused(tiny, train_in, task_of, tmp_path):
     run = run_named(tiny(), "end_to_end")
     task = task_of(run)
-    state = new_state(task.network(6, "block0"), 1e-3, (0.9, 0.999), 0.0)
+    state = new_state(task.network(6, "block0"), (0.9, 0.999), 0.0)
     save_checkpoint(tmp_path / "state", state, 3, torch.zeros(3, 2), 1.0, "another")
     with pytest.raises(UserError, match="made with configuration another"):
         train_in(run, "block0")
@@ -215,7 +218,7 @@ def test_a_foreign_checkpoint_is_refused(tiny, train_in, task_of, tmp_path):
 
 def test_a_corrupt_checkpoint_is_refused(tiny, task_of, tmp_path):
     run = run_named(tiny(), "end_to_end")
-    state = new_state(task_of(run).network(6, "block0"), 1e-3, (0.9, 0.999), 0.0)
+    state = new_state(task_of(run).network(6, "block0"), (0.9, 0.999), 0.0)
     save_checkpoint(tmp_path, state, 3, torch.zeros(3, 2), 1.0, run.hash)
     (file,) = tmp_path.glob("*.safetensors")
     whole = file.read_bytes()
@@ -228,7 +231,7 @@ def test_a_corrupt_checkpoint_is_refused(tiny, task_of, tmp_path):
 
 def test_only_the_newest_checkpoint_is_kept(tiny, task_of, tmp_path):
     run = run_named(tiny(), "end_to_end")
-    state = new_state(task_of(run).network(6, "block0"), 1e-3, (0.9, 0.999), 0.0)
+    state = new_state(task_of(run).network(6, "block0"), (0.9, 0.999), 0.0)
     (tmp_path / ".step-000000001.safetensors.99.part").write_text("left by a killed job")
     for step in (3, 6):
         save_checkpoint(tmp_path, state, step, torch.zeros(step, 2), 1.0, run.hash)
@@ -257,7 +260,7 @@ def test_a_loss_that_is_not_finite_names_step_and_range_and_keeps_the_checkpoint
             run, part_of(run, "block1"), task, task.ranges, tmp_path, time.monotonic,
             lambda *a: None,
         )  # fmt: skip
-    state = new_state(task.network(3, "block1"), 1e-3, (0.9, 0.999), 0.0)
+    state = new_state(task.network(3, "block1"), (0.9, 0.999), 0.0)
     assert load_checkpoint(tmp_path, state, run.hash).step == 3
 
 
@@ -265,6 +268,40 @@ def test_unknown_part_is_refused(tiny):
     run = run_named(tiny(), "independent-B2")
     with pytest.raises(UserError, match="block0"):
         part_of(run, "block2")
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "foreach"])
+def test_the_optimiser_is_pytorchs_adamw(fused):
+    """Five updates of our functional AdamW and of ``torch.optim.AdamW`` give the same bits."""
+    generator = torch.Generator().manual_seed(0)
+    ours = {n: torch.randn(7, 3, generator=generator).requires_grad_() for n in "ab"}
+    theirs = {n: p.detach().clone().requires_grad_() for n, p in ours.items()}
+    settings = {"betas": (0.8, 0.95), "weight_decay": 0.1}
+    reference = torch.optim.AdamW(
+        theirs.values(), lr=0.01, fused=fused, foreach=not fused, **settings
+    )
+    optimizer = AdamW(fused=fused, **settings)
+    for _ in range(5):
+        for name in ours:
+            ours[name].grad = torch.randn(7, 3, generator=generator)
+            theirs[name].grad = ours[name].grad.clone()
+        reference.step()
+        optimizer.update(ours, 0.01)
+    assert same(ours, theirs)
+
+
+def test_a_job_does_not_load_the_compiler(tiny_file, digits, tmp_path):
+    """Two seconds at the start of every job; the compiler is for those who ask for it."""
+    script = (
+        "import sys; from diffusionblocks.cli import main; main(sys.argv[1:]);"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    arguments = ["train", "--preset", tiny_file, "--run", "end_to_end-s0", "--part", "block0",
+                 "--data", digits, "--output", tmp_path / "block0.safetensors",
+                 "--state", tmp_path / "state"]  # fmt: skip
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_every_method_costs_the_same_layer_evaluations(tiny, train_in):

@@ -16,7 +16,7 @@ from ..files import read_json, sha256, write_json
 from ..tensors import load_tensors, save_tensors
 from .step import TrainState
 
-#: The per-parameter tensors that AdamW keeps.
+#: The tensors that AdamW keeps for every parameter.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -34,7 +34,7 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     tensors = {f"ema.{name}": value for name, value in state.ema.items()}
     for name, parameter in state.network.named_parameters():
         tensors[f"parameter.{name}"] = parameter.detach()
-        for key, value in state.optimizer.state.get(parameter, {}).items():
+        for key, value in state.optimizer.moments.get(name, {}).items():
             tensors[f"{key}.{name}"] = value
     return tensors
 
@@ -85,5 +85,5 @@ def load_checkpoint(folder: Path, state: TrainState, config_hash: str) -> Resume
             state.ema[name].copy_(tensors[f"ema.{name}"])
             # A parameter that has had no update yet has no moments.
             if f"exp_avg.{name}" in tensors:
-                state.optimizer.state[parameter] = {k: tensors[f"{k}.{name}"] for k in MOMENTS}
+                state.optimizer.moments[name] = {k: tensors[f"{k}.{name}"] for k in MOMENTS}
     return Resumed(record["step"], tensors["history"].cpu(), record["seconds"])

@@ -94,7 +94,7 @@ def train(
     """
     settings = run.training
     network = task.network(part.depth, part.name)
-    state = new_state(network, settings.learning_rate, settings.betas, settings.weight_decay)
+    state = new_state(network, settings.betas, settings.weight_decay)
     resumed = load_checkpoint(state_folder, state, run.hash)
     start = resumed.step if resumed else 0
     spent = resumed.seconds if resumed else 0.0

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .adamw import AdamW
+
 
 @dataclass
 class TrainState:
@@ -16,19 +18,16 @@ class TrainState:
     """
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     ema: dict[str, Tensor]
 
 
 def new_state(
-    network: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
+    network: nn.Module, betas: tuple[float, float], weight_decay: float, fused: bool = True
 ) -> TrainState:
-    """State at step 0: fused AdamW over every parameter of the network, EMA equal to it."""
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
-    )
+    """State at step 0: no moments yet, EMA equal to the weights."""
     ema = {name: p.detach().clone() for name, p in network.named_parameters()}
-    return TrainState(network, optimizer, ema)
+    return TrainState(network, AdamW(betas, weight_decay, fused), ema)
 
 
 def train_step(
@@ -49,18 +48,18 @@ def train_step(
     Returns:
         [2] on the device: mean loss and gradient norm before clipping.
     """
-    state.optimizer.zero_grad(set_to_none=True)
+    named = dict(state.network.named_parameters())
+    for parameter in named.values():
+        parameter.grad = None
     total = 0.0
     for loss in losses:
         part = loss().mean() / len(losses)
         part.backward()
         total = total + part.detach()
-    reached = [(n, p) for n, p in state.network.named_parameters() if p.grad is not None]
-    parameters = [p for _, p in reached]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate
-    state.optimizer.step()
+    reached = {name: p for name, p in named.items() if p.grad is not None}
+    norm = nn.utils.clip_grad_norm_(reached.values(), clip_norm)
+    state.optimizer.update(reached, learning_rate)
     with torch.no_grad():
-        torch._foreach_lerp_([state.ema[n] for n, _ in reached], parameters, 1 - ema_decay)
+        averages = [state.ema[name] for name in reached]
+        torch._foreach_lerp_(averages, list(reached.values()), 1 - ema_decay)
     return torch.stack([total, norm])
