@@ -119,6 +119,12 @@ class TrainingConfig(_Section):
     accumulation: PositiveInt = 1
     activation_checkpointing: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    optimizer: Literal["fused", "foreach"] = Field(
+        "fused", description="kind of AdamW; foreach holds one more copy of the gradients"
+    )
+    optimizer_state: Literal["resident", "offloaded"] = Field(
+        "resident", description="offloaded: an interleaved run's idle blocks keep theirs on the host"
+    )
     compile: bool = False
     checkpoint_every: PositiveInt = 500
 
@@ -407,6 +413,21 @@ def _apply_override(tree: dict, override: str) -> None:
         raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
 
 
+def validated(section: type[BaseModel], values: dict[str, Any], source: str) -> Any:
+    """A section from plain values.
+
+    Args:
+        source: what to call the values in a message.
+
+    Raises:
+        UserError: a value breaks a rule; names the key and the mend.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_one_line(error, source)) from None
+
+
 def load_preset(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
     """Read and validate a preset.
 
@@ -429,7 +450,4 @@ def load_preset(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Pres
         raise UserError(f"{path} holds no settings; expected keys such as data and network")
     for override in overrides:
         _apply_override(tree, override)
-    try:
-        return Preset.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(_one_line(error, path.name)) from None
+    return validated(Preset, tree, path.name)

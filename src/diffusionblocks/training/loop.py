@@ -19,6 +19,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..parts import Part
 from .checkpoint import load_checkpoint, save_checkpoint
+from .offload import HostState
 from .schedule import ema_decay, interleaved_block, learning_rate
 from .step import new_state, train_step
 
@@ -72,6 +73,13 @@ def _check_finite(recent: Tensor, first: int, run: RunConfig, part: Part, ranges
         )
 
 
+def step_losses(run: RunConfig, part: Part, task: Task, network, batch, block: int) -> list:
+    """The loss functions of one step of a block, one per microbatch of its batch."""
+    microbatches = zip(*(t.chunk(run.training.accumulation) for t in batch), strict=True)
+    layers = part.layers[block]
+    return [partial(task.loss, network, type(batch)(*m), layers) for m in microbatches]
+
+
 def train(
     run: RunConfig,
     part: Part,
@@ -80,6 +88,7 @@ def train(
     state_folder: Path,
     clock: Callable[[], float],
     report: Callable[[int, int, float], None],
+    after_step: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train one part of a run, resuming where an earlier job was stopped.
 
@@ -88,6 +97,7 @@ def train(
         state_folder: where checkpoints live; removed by :func:`forget` once outputs stand.
         clock: seconds from any origin.
         report: called as report(steps done, steps in all, latest loss) at every look.
+        after_step: called after every update.
 
     Raises:
         UserError: a loss that is not finite, or a checkpoint that cannot be used.
@@ -96,6 +106,8 @@ def train(
     network = task.network(part.depth, part.name)
     state = new_state(network, settings.betas, settings.weight_decay)
     resumed = load_checkpoint(state_folder, state, run.hash)
+    host = HostState(state, part, settings.optimizer_state == "offloaded")
+    host.release(part.blocks)
     start = resumed.step if resumed else 0
     spent = resumed.seconds if resumed else 0.0
     looks = [resumed.history] if resumed else []
@@ -108,10 +120,7 @@ def train(
     for step in range(start, steps):
         block, iteration = schedule_of(run, part, step)
         batch = task.batch(block, iteration)
-        microbatches = zip(*(t.chunk(settings.accumulation) for t in batch), strict=True)
-        losses = [
-            partial(task.loss, forward, type(batch)(*m), part.layers[block]) for m in microbatches
-        ]
+        losses = step_losses(run, part, task, forward, batch, block)
         rate = learning_rate(
             iteration,
             settings.iterations,
@@ -120,7 +129,9 @@ def train(
             settings.schedule,
         )
         decay = ema_decay(iteration, settings.batch_size, settings.ema_halflife_samples)
-        pending.append(train_step(state, losses, rate, decay, settings.clip_norm))
+        with host.active(block):
+            pending.append(train_step(state, losses, rate, decay, settings.clip_norm))
+        after_step()
 
         done = step + 1
         due = done % settings.checkpoint_every == 0 and done < steps
