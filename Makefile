@@ -25,7 +25,7 @@ help: ## list the targets
 STAMP := .venv/.installed
 MADE_IN := $(shell cat $(STAMP) 2>/dev/null)
 PIP := .venv/bin/python -m pip install --disable-pip-version-check
-UV := .venv/bin/uv pip install --python .venv/bin/python
+UV := .venv/bin/uv pip install --system-certs --python .venv/bin/python
 BOOTSTRAP := --require-hashes -r envs/bootstrap.lock
 LOCKED := --require-hashes -r envs/requirements.lock
 

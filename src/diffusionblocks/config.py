@@ -123,7 +123,8 @@ class TrainingConfig(_Section):
         "fused", description="kind of AdamW; foreach holds one more copy of the gradients"
     )
     optimizer_state: Literal["resident", "offloaded"] = Field(
-        "resident", description="offloaded: an interleaved run's idle blocks keep theirs on the host"
+        "resident",
+        description="offloaded: an interleaved run's idle blocks keep theirs on the host",
     )
     compile: bool = False
     checkpoint_every: PositiveInt = 500

@@ -79,7 +79,6 @@ def train_part(
 
     Writes ``output`` (averaged weights), its curve ``<stem>-curve.csv`` and ``<stem>.json``.
     """
-    started = time.monotonic()
     part = part_of(run, name)
     device = prepare(run.compute.device, run.compute.threads)
     task = TASKS[run.task](run, data, device)
@@ -88,12 +87,12 @@ def train_part(
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})
     write_text(output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history))
-    write_part(output, _part_record(run, part, task, trained, started, device))
+    write_part(output, _part_record(run, part, task, trained, device))
     forget(state)
 
 
 def _part_record(
-    run: RunConfig, part: Part, task, trained: Trained, started: float, device: torch.device
+    run: RunConfig, part: Part, task, trained: Trained, device: torch.device
 ) -> dict[str, Any]:
     """What is known of a trained part, ready for JSON."""
     steps = len(trained.history)
@@ -121,7 +120,6 @@ def _part_record(
         "parameters": trained.parameters,
         "seconds": trained.seconds,
         "seconds_per_iteration": trained.seconds / steps,
-        "fixed_seconds": time.monotonic() - started - trained.seconds,
         **peak_memory(device),
         "provenance": provenance(device),
     }

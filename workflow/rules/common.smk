@@ -13,12 +13,18 @@ from diffusionblocks.config import digest, load_preset
 from diffusionblocks.errors import UserError
 
 PRESET_NAME = str(config.get("preset", "default"))
+RESULTS = f"{config.get('results', 'results')}/{PRESET_NAME}"
 OVERRIDES = shlex.split(str(config.get("set", "")))
 
 try:
-    if unknown := set(config) - {"preset", "set"}:
+    if unknown := set(config) - {"preset", "set", "results"}:
         raise UserError(
-            f"unknown --config key {min(unknown)}; expected preset=NAME and set='KEY=VALUE …'"
+            f"unknown --config key {min(unknown)}; expected preset=NAME, set='KEY=VALUE …' "
+            "or results=FOLDER"
+        )
+    if not re.fullmatch(r"[\w./-]+", RESULTS, re.ASCII):
+        raise UserError(
+            f"results folder {RESULTS!r} is not made of letters, digits, _ . / and -; correct it"
         )
     if not re.fullmatch(r"\w+", PRESET_NAME, re.ASCII):
         raise UserError(
@@ -34,7 +40,6 @@ except UserError as error:
     os._exit(2)
 
 RUNS = {run.name: run for run in PRESET.runs()}
-RESULTS = f"results/{PRESET_NAME}"
 # With --sdm conda a job's own python comes first on PATH; otherwise the one that runs Snakemake.
 IN_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)

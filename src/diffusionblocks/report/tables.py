@@ -57,7 +57,6 @@ def _training_rows(run: RunConfig, folder: Path) -> list[dict]:
                             "parameters",
                             "seconds",
                             "seconds_per_iteration",
-                            "fixed_seconds",
                             "peak_memory_bytes",
                             "peak_memory_kind",
                         )

@@ -104,7 +104,8 @@ def train(
     """
     settings = run.training
     network = task.network(part.depth, part.name)
-    state = new_state(network, settings.betas, settings.weight_decay)
+    fused = settings.optimizer == "fused"
+    state = new_state(network, settings.betas, settings.weight_decay, fused)
     resumed = load_checkpoint(state_folder, state, run.hash)
     host = HostState(state, part, settings.optimizer_state == "offloaded")
     host.release(part.blocks)

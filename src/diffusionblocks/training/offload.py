@@ -45,23 +45,27 @@ class HostState:
         offloaded: bool,
         allocate: Callable[[Tensor], Tensor] = host_like,
     ):
-        self._optimizer = state.optimizer
+        self._state = state
         self._allocate = allocate
-        self._copies: dict[tuple[Tensor, str], Tensor] = {}
-        self._parameters: dict[int, list[Tensor]] = {}
+        self._copies: dict[tuple[str, str], Tensor] = {}
+        self._names: dict[int, list[str]] = {}
         if offloaded and len(part.blocks) > 1:
-            self._parameters = {
-                block: [p for i in layers for p in state.network.layers[i].parameters()]
+            self._names = {
+                block: [
+                    f"layers.{i}.{name}"
+                    for i in layers
+                    for name, _ in state.network.layers[i].named_parameters()
+                ]
                 for block, layers in part.layers.items()
             }
 
-    def _moments(self, block: int) -> Iterator[tuple[Tensor, dict[str, Tensor], str]]:
-        for parameter in self._parameters.get(block, ()):
+    def _moments(self, block: int) -> Iterator[tuple[str, dict[str, Tensor], str]]:
+        for name in self._names.get(block, ()):
             # A parameter that has had no update yet has no moments.
-            moments = self._optimizer.state.get(parameter, {})
+            moments = self._state.optimizer.moments.get(name, {})
             for key in LARGE:
                 if key in moments:
-                    yield parameter, moments, key
+                    yield name, moments, key
 
     @property
     def copies(self) -> list[Tensor]:
@@ -70,16 +74,16 @@ class HostState:
 
     def fetch(self, block: int) -> None:
         """Copy a block's moments to the device of its weights."""
-        for parameter, moments, key in self._moments(block):
-            moments[key] = torch.empty_like(parameter).copy_(moments[key])
+        for name, moments, key in self._moments(block):
+            moments[key] = torch.empty_like(self._state.ema[name]).copy_(moments[key])
 
     def release(self, blocks: Iterable[int]) -> None:
         """Copy blocks' moments to the host and drop them from the device."""
         for block in blocks:
-            for parameter, moments, key in self._moments(block):
-                if (parameter, key) not in self._copies:
-                    self._copies[parameter, key] = self._allocate(moments[key])
-                moments[key] = self._copies[parameter, key].copy_(moments[key])
+            for name, moments, key in self._moments(block):
+                if (name, key) not in self._copies:
+                    self._copies[name, key] = self._allocate(moments[key])
+                moments[key] = self._copies[name, key].copy_(moments[key])
 
     @contextmanager
     def active(self, block: int) -> Iterator[None]:

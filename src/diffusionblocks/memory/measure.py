@@ -1,0 +1,85 @@
+"""Measuring: the same step for real, each point in a fresh process, by the allocator's own count.
+
+A server process imports PyTorch once and forks a fresh process for every point, so that no point
+inherits another's memory and none pays for an import.
+"""
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import cycle, islice
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from ..devices import prepare
+from ..errors import UserError
+from .allocator import AllocatorPeak
+from .point import Point
+from .rehearsal import Rehearsal
+
+
+def measure_here(
+    point: Point, device: torch.device, timed_steps: int, clock=time.perf_counter
+) -> dict[str, Any]:
+    """Run a point's steps in this process.
+
+    Args:
+        timed_steps: further steps whose median time is taken, without the profiler.
+
+    Returns:
+        measured_bytes, measured_kind, reserved_bytes (CUDA), seconds_per_step, device.
+    """
+    with AllocatorPeak(device) as allocator:
+        rehearsal = Rehearsal(point, device)
+        for block in rehearsal.blocks:
+            rehearsal.step(block)
+    seconds = []
+    for block in islice(cycle(point.part.blocks), timed_steps):
+        began = clock()
+        rehearsal.step(block)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(clock() - began)
+    return {
+        "measured_bytes": allocator.peak,
+        "measured_kind": f"{device.type} allocator",
+        "reserved_bytes": allocator.reserved,
+        "seconds_per_step": statistics.median(seconds) if seconds else None,
+        "device": device.type,
+    }
+
+
+def _measure(point: Point, device: str, threads: int, timed_steps: int) -> dict[str, Any]:
+    return measure_here(point, prepare(device, threads), timed_steps)
+
+
+def measure(
+    points: Iterable[Point], device: str, threads: int, timed_steps: int
+) -> Iterator[dict[str, Any]]:
+    """Measure every point in a process of its own, one after another.
+
+    Args:
+        device: auto, cpu or cuda.
+        threads: of each process.
+        timed_steps: see :func:`measure_here`.
+
+    Raises:
+        UserError: the device is missing, or a point does not fit this machine.
+    """
+    fresh = get_context("forkserver")
+    fresh.set_forkserver_preload([__name__])
+    for point in points:
+        try:
+            with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+                yield pool.submit(_measure, point, device, threads, timed_steps).result()
+        except (BrokenProcessPool, torch.OutOfMemoryError):
+            run = point.run
+            raise UserError(
+                f"measuring {point.model} with {run.method}, B = {run.blocks}, batch "
+                f"{run.training.batch_size} ran out of this machine's memory; plan it instead, "
+                "or lower the batch"
+            ) from None

@@ -1,0 +1,101 @@
+"""The training step itself, run for its memory: real code, batches of the right shape, no data."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..networks.dit import DiT
+from ..preconditioning import Preconditioning
+from ..tasks.images import ImageBatch, ImageTask, dit_shape
+from ..training.loop import step_losses
+from ..training.offload import HostState, host_like
+from ..training.step import TrainState, new_state, train_step
+from .point import Images, Point
+
+
+class BareTask(ImageTask):
+    """The image task without a data set: the same network and loss on batches of zeros."""
+
+    def __init__(self, point: Point, device: torch.device):
+        self.run = point.run
+        self.device = device
+        self.preconditioning = Preconditioning(point.run.noise.sigma_data)
+        self._images: Images = point.images
+
+    def network(self, layers: int, *key: int | str) -> DiT:
+        """A network of that many layers with PyTorch's own initial weights."""
+        images = self._images
+        shape = dit_shape(self.run.network, images.image_size, images.channels, images.classes)
+        with self.device:  # fake tensors cannot be moved by Module.to
+            return DiT(shape, layers, self.run.training.activation_checkpointing)
+
+    def batch(self, block: int, iteration: int) -> ImageBatch:
+        """What :meth:`ImageTask.batch` returns, with zeros for images and noise, at σ = 1."""
+        n, images = self.run.training.batch_size, self._images
+        shape = (n, images.channels, images.image_size, images.image_size)
+        with torch.no_grad():
+            return ImageBatch(
+                torch.zeros(shape, device=self.device),
+                torch.ones(n, device=self.device),
+                torch.zeros(shape, device=self.device),
+                torch.zeros(n, dtype=torch.int64, device=self.device),
+            )
+
+
+class Rehearsal:
+    """Everything that a training job of a point holds, and its step.
+
+    Args:
+        device: where it runs; under fake tensors nothing is computed or allocated.
+        allocate: makes host memory for offloaded optimiser state.
+    """
+
+    def __init__(
+        self,
+        point: Point,
+        device: torch.device,
+        allocate: Callable[[Tensor], Tensor] = host_like,
+    ):
+        self.point = point
+        self._task = BareTask(point, device)
+        self.neighbours = [self._neighbour(depth) for depth in point.neighbours]
+        self.state = self._state(point.part.depth)
+        offloaded = point.run.training.optimizer_state == "offloaded"
+        self.host = HostState(self.state, point.part, offloaded, allocate)
+
+    @property
+    def blocks(self) -> list[int]:
+        """The blocks to step until memory repeats: all once, then the deepest again.
+
+        Optimiser state is made by a block's first step, so one step each shows too little.
+        """
+        part = self.point.part
+        deepest = max(part.blocks, key=lambda b: len(part.layers[b] or range(part.depth)))
+        return [b for b in part.blocks if b != deepest] + [deepest, deepest]
+
+    def _state(self, depth: int) -> TrainState:
+        training = self.point.run.training
+        network = self._task.network(depth).train()
+        return new_state(
+            network, training.betas, training.weight_decay, training.optimizer == "fused"
+        )
+
+    def _neighbour(self, depth: int) -> TrainState:
+        """Another block that was trained before and stays on the device; its gradients do not."""
+        state = self._state(depth)
+        self._step(state, self.point.part.blocks[0])
+        for parameter in state.network.parameters():
+            parameter.grad = None
+        return state
+
+    def _step(self, state: TrainState, block: int) -> None:
+        run = self.point.run
+        batch = self._task.batch(block, 0)
+        losses = step_losses(run, self.point.part, self._task, state.network, batch, block)
+        train_step(state, losses, run.training.learning_rate, 0.9, run.training.clip_norm)
+
+    def step(self, block: int) -> None:
+        """One update of a block."""
+        with self.host.active(block):
+            self._step(self.state, block)
