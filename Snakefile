@@ -17,3 +17,7 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report/image_quality.html",
+
+
+onsuccess:
+    print(f"\nThe report: {RESULTS}/report/image_quality.html")
