@@ -37,22 +37,26 @@ class Assembled:
         ]
         self.preconditioning = Preconditioning(self.run.noise.sigma_data)
         images = self.manifest["images"]
-        shape = dit_shape(
+        self._shape = dit_shape(
             self.run.network, images["image_size"], images["channels"], images["classes"]
         )
-        networks: dict[str, DiT] = {}
-        self._blocks: list[tuple[DiT, range]] = []
+        self._folder = Path(path).parent
         for b in self.manifest["blocks"]:
-            if b["file"] not in networks:
-                weights = Path(path).parent / b["file"]
-                if not weights.is_file() or sha256(weights) != b["sha256"]:
-                    raise UserError(
-                        f"{weights} is missing or differs from its digest in {path}; train it again"
-                    )
-                network = DiT(shape, b["depth"])
-                network.load_state_dict(load_tensors(weights))
-                networks[b["file"]] = network.eval().to(device)
-            self._blocks.append((networks[b["file"]], range(*b["layers"])))
+            weights = self._folder / b["file"]
+            if not weights.is_file() or sha256(weights) != b["sha256"]:
+                raise UserError(
+                    f"{weights} is missing or differs from its digest in {path}; train it again"
+                )
+        self._load()
+
+    def _load(self) -> None:
+        """Put every file's network on the device."""
+        self._networks: dict[str, DiT] = {}
+        for b in self.manifest["blocks"]:
+            if b["file"] not in self._networks:
+                network = DiT(self._shape, b["depth"])
+                network.load_state_dict(load_tensors(self._folder / b["file"]))
+                self._networks[b["file"]] = network.eval().to(self.device)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -67,8 +71,8 @@ class Assembled:
 
     def network(self, block: int):
         """F of one block, called as F(c_in·z, c_noise, label)."""
-        network, layers = self._blocks[block]
-        return partial(network, layers=layers)
+        b = self.manifest["blocks"][block]
+        return partial(self._networks[b["file"]], layers=range(*b["layers"]))
 
     def denoise(self, block: int, label: Tensor, z: Tensor, sigma: float) -> Tensor:
         """D_block(z, σ, label) at one noise level for the whole batch."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from . import __version__
 from .config import Preset, RunConfig, load_preset
 from .errors import UserError
+from .memory.commands import add_memory
 
 PRESETS = Path("workflow/config/presets")
 #: Seconds between two lines of progress where there is no terminal.
@@ -171,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("evaluate", _evaluate, "score a run", "manifest", "data", "cache", "output")
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
+    add_memory(verbs, _preset)
     return top
 
 

@@ -171,6 +171,53 @@ class ComputeConfig(_Section):
     threads: PositiveInt = 1
 
 
+class MemorySweep(_Section):
+    """Points of a memory table: the lists are crossed with each other."""
+
+    model: str | None = Field(None, description="a DiT, as in DiT-L/2; the preset's when absent")
+    measure: bool = Field(False, description="beside planning, measure every point")
+    methods: tuple[Method, ...] = ("blockwise_independent",)
+    blocks: tuple[PositiveInt, ...] | None = Field(
+        None, description="the depth's divisors up to 6 when absent"
+    )
+    batch_sizes: tuple[PositiveInt, ...]
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
+    checkpointing: tuple[bool, ...] = (False, True)
+    residents: tuple[Literal["own", "all"], ...] = ("own",)
+    optimizer_states: tuple[Literal["resident", "offloaded"], ...] = ("resident",)
+
+
+def _memory_sweeps() -> dict[str, MemorySweep]:
+    """Measure the preset's own network in every way; plan what does not fit a laptop."""
+    methods = ("blockwise_independent", "blockwise_interleaved")
+    both, large = ("fp32", "bf16"), (8, 64, 512)
+    return {
+        "fp32": MemorySweep(measure=True, batch_sizes=(8, 32, 128)),
+        "bf16": MemorySweep(measure=True, batch_sizes=(8, 128), precisions=("bf16",)),
+        "methods": MemorySweep(
+            measure=True,
+            methods=methods,
+            batch_sizes=(8,),
+            residents=("own", "all"),
+            optimizer_states=("resident", "offloaded"),
+        ),
+        "dit_s2": MemorySweep(model="DiT-S/2", batch_sizes=large, precisions=both),
+        "dit_l2": MemorySweep(model="DiT-L/2", batch_sizes=large, precisions=both),
+        "dit_l2_resident": MemorySweep(
+            model="DiT-L/2", batch_sizes=(8, 512), checkpointing=(False,), residents=("all",)
+        ),
+    }
+
+
+class MemoryConfig(_Section):
+    """What the memory tables hold. No run depends on it."""
+
+    sweeps: dict[Name, MemorySweep] = Field(default_factory=_memory_sweeps, min_length=1)
+    timed_steps: PositiveInt = 5
+    sampling_steps: PositiveInt = 20
+    sampling_batch_size: PositiveInt = 100
+
+
 class Variant(_Section):
     """A block of the sweep: lists are crossed with each other and with the seeds."""
 
@@ -290,6 +337,7 @@ class Preset(_Section):
     evaluation: EvaluationConfig
     compute: ComputeConfig = ComputeConfig()
     sweep: SweepConfig
+    memory: MemoryConfig = MemoryConfig()
 
     @model_validator(mode="after")
     def _coherent(self):

@@ -24,6 +24,7 @@ from .devices import prepare
 from .files import read_json, write_json, write_text
 from .generate import generate_images, layer_evaluations_per_trajectory
 from .manifest import write_part
+from .memory.allocator import JobPeak
 from .parts import Part, part_of
 from .provenance import provenance
 from .tasks import TASKS
@@ -46,9 +47,13 @@ def peak_memory(device: torch.device) -> dict[str, Any]:
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device),
             "peak_memory_kind": "cuda allocator",
         }
+    return {"peak_memory_bytes": peak_resident(), "peak_memory_kind": "resident set"}
+
+
+def peak_resident() -> int:
+    """Most bytes of this process that were in memory at once: programs, files, everything."""
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_memory_bytes": kibibytes * unit, "peak_memory_kind": "resident set"}
+    return kibibytes * (1 if sys.platform == "darwin" else 1024)
 
 
 def curve_csv(run: RunConfig, part: Part, history: Tensor) -> str:
@@ -81,18 +86,23 @@ def train_part(
     """
     part = part_of(run, name)
     device = prepare(run.compute.device, run.compute.threads)
-    task = TASKS[run.task](run, data, device)
-    trained = train(run, part, task, task.ranges, state, time.monotonic, report)
+    with JobPeak(device, len(part.blocks) + 1) as memory:
+        task = TASKS[run.task](run, data, device)
+
+        def clock() -> float:
+            return time.monotonic() - memory.seconds
+
+        trained = train(run, part, task, task.ranges, state, clock, report, memory.after_step)
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})
     write_text(output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history))
-    write_part(output, _part_record(run, part, task, trained, device))
+    write_part(output, _part_record(run, part, task, trained, device, memory))
     forget(state)
 
 
 def _part_record(
-    run: RunConfig, part: Part, task, trained: Trained, device: torch.device
+    run: RunConfig, part: Part, task, trained: Trained, device: torch.device, memory: JobPeak
 ) -> dict[str, Any]:
     """What is known of a trained part, ready for JSON."""
     steps = len(trained.history)
@@ -120,7 +130,8 @@ def _part_record(
         "parameters": trained.parameters,
         "seconds": trained.seconds,
         "seconds_per_iteration": trained.seconds / steps,
-        **peak_memory(device),
+        **memory.columns(),
+        "peak_resident_bytes": peak_resident(),
         "provenance": provenance(device),
     }
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from .formula import DepthLaw
 from .plan import plan
 from .point import Point, with_training
 from .table import size_text
@@ -30,58 +31,51 @@ class Answer:
         return self.point.run.training.batch_size <= self.largest_batch
 
 
-def largest(peak: Callable[[int], int], budget: int, guess: int = 8) -> tuple[int, int]:
-    """Largest count whose peak is within a budget, and that peak, by planning both sides of it.
-
-    Peaks rise with the count, and within each phase of the step they are affine in it: a line
-    through the two sides of the bracket lands on the answer, or halving does.
+def largest(peak: Callable[[int], int], budget: int, guess: int) -> tuple[int, int]:
+    """Largest count whose peak is within a budget, and that peak; its successor's was looked at.
 
     Args:
-        peak: bytes at a count from 1.
-        guess: where to look first.
+        peak: bytes at a count from 1, rising with it.
+        guess: where to look first; a right guess costs two looks.
 
     Returns:
         (count, bytes); count 0, and the bytes of count 1, where that does not fit.
     """
-    least = peak(1)
-    if least > budget:
-        return 0, least
-    low, low_peak = 1, least
-    high, high_peak = max(2, guess), peak(max(2, guess))
-    while high_peak <= budget:
-        slope = (high_peak - low_peak) / (high - low)
-        low, low_peak = high, high_peak
-        # One beyond where the line meets the budget: the other side of the answer.
-        high = max(low + 1, min(8 * low, low + int((budget - low_peak) / slope) + 1))
-        high_peak = peak(high)
-    halve = False
+    seen: dict[int, int] = {}
+
+    def fits(count: int) -> bool:
+        if count not in seen:
+            seen[count] = peak(count)
+        return seen[count] <= budget
+
+    low = high = max(1, guess)
+    stride = 1
+    while fits(high):  # ends with low fitting and high not
+        low, high, stride = high, high + stride, 2 * stride
+    while low and not fits(low):
+        low, high, stride = max(low - stride, min(1, low - 1)), low, 2 * stride
+    looks = 0
     while high - low > 1:
-        middle = low + int((budget - low_peak) * (high - low) / (high_peak - low_peak))
-        middle = (low + high) // 2 if halve else min(max(middle, low), high - 1)
-        # The line's answer is proved by its successor's not fitting.
-        middle = max(middle, low + 1)
-        found = peak(middle)
-        if found <= budget:
-            low, low_peak = middle, found
-            if high - low > 1 and not halve:
-                after = peak(low + 1)
-                if after > budget:
-                    break
-                low, low_peak = low + 1, after
-        else:
-            high, high_peak = middle, found
-        halve = not halve
-    return low, low_peak
+        # Peaks are affine within a phase of the step, so a line mostly lands on the answer and
+        # then on its successor; halving now and then keeps a bend from making that slow.
+        looks += 1
+        middle = (low + high) // 2
+        if low and looks % 3:
+            line = (budget - seen[low]) * (high - low) // (seen[high] - seen[low])
+            middle = min(max(low + line, low + 1), high - 1)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low, seen[max(low, 1)]
 
 
-def answer(point: Point, budget: int, guess: int = 8) -> Answer:
+def answer(point: Point, budget: int, law: DepthLaw) -> Answer:
     """What a way to train can do within a budget in bytes; batches are whole microbatches."""
     unit = point.run.training.accumulation
 
     def peak(count: int) -> int:
         return plan(with_training(point, batch_size=count * unit)).peak
 
-    count, found = largest(peak, budget, guess)
+    first = law.batch(point.part.depth, budget) // unit
+    count, found = largest(peak, budget, first)
     return Answer(point, count * unit, found)
 
 
@@ -91,21 +85,20 @@ def answers(points: Iterable[Point], budget: int) -> list[Answer]:
     Raises:
         UserError: not one of them fits, whatever the batch.
     """
-    found: list[Answer] = []
+    laws: dict[str, DepthLaw] = {}
+    found = []
     for point in points:
-        # A block of half the layers takes about twice the batch; begin there.
-        before = found[-1] if found and found[-1].largest_batch else None
-        guess = 8
-        if before and before.point.run.training.model_dump() == point.run.training.model_dump():
-            unit = point.run.training.accumulation
-            guess = before.largest_batch * before.point.part.depth // point.part.depth // unit
-        found.append(answer(point, budget, guess))
+        settings = point.run.training.model_dump_json()
+        if settings not in laws:
+            laws[settings] = DepthLaw(point)
+        found.append(answer(point, budget, laws[settings]))
     least = min(found, key=lambda a: a.peak)
     if least.largest_batch == 0:
         raise UserError(
             f"a budget of {size_text(budget)} is below the fixed cost: {describe(least.point)} "
-            f"needs {size_text(least.peak)} at the smallest batch, {size_text(least.peak - budget)} "
-            "are missing; raise --budget, add --blocks or choose a smaller network"
+            f"needs {size_text(least.peak)} at the smallest batch, "
+            f"{size_text(least.peak - budget)} are missing; raise --budget, add --blocks or "
+            "choose a smaller network"
         )
     return found
 
@@ -148,7 +141,7 @@ def rows(found: list[Answer], budget: int) -> list[dict[str, Any]]:
             "budget_bytes": budget,
             "fits": a.fits,
             "largest_batch": a.largest_batch,
-            "peak_bytes_at_largest": a.peak,
+            "largest_batch_bytes": a.peak,
         }
         for a in found
     ]

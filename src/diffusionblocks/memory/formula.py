@@ -48,20 +48,20 @@ class Formula:
         )
 
 
+def of_depth(point: Point, depth: int, batch_size: int | None = None) -> Point:
+    """The end-to-end network of that many layers with a point's settings, maybe another batch."""
+    training = point.run.training.model_dump()
+    return from_sizes(
+        point.model,
+        point.run.network.model_dump() | {"layers": depth},
+        point.images,
+        **training | {"batch_size": batch_size or training["batch_size"]},
+    )
+
+
 def formula(point: Point) -> Formula:
     """The constants of a point's network, from plans of one and of two of its layers."""
-    training = point.run.training.model_dump() | {"optimizer_state": "resident"}
-    one, two = (
-        plan(
-            from_sizes(
-                point.model,
-                point.run.network.model_dump() | {"layers": depth},
-                point.images,
-                **training,
-            )
-        )
-        for depth in (1, 2)
-    )
+    one, two = (plan(of_depth(point, depth)) for depth in (1, 2))
     layer = two.labels["parameters"] - one.labels["parameters"]
     activations = two.labels["activations"] - one.labels["activations"]
     return Formula(
@@ -70,3 +70,33 @@ def formula(point: Point) -> Formula:
         fixed=one.peak - COPIES * layer - activations,
         ends=one.labels["parameters"] - layer,
     )
+
+
+class DepthLaw:
+    """Foretells the peak of a block alone from plans of two and three layers.
+
+    A peak is affine in depth as long as the same moment of the step is the highest; all that
+    these numbers guide is proved by plans of the depth itself.
+
+    Args:
+        point: any way to train with the settings in question.
+    """
+
+    def __init__(self, point: Point):
+        self._point = point
+        self._batch = point.run.training.batch_size
+        self._peaks: dict[int, tuple[int, int]] = {}
+
+    def peak(self, depth: int, batch_size: int) -> int:
+        """Bytes of that many layers at a batch."""
+        if batch_size not in self._peaks:
+            two, three = (plan(of_depth(self._point, d, batch_size)).peak for d in (2, 3))
+            self._peaks[batch_size] = two, three
+        two, three = self._peaks[batch_size]
+        return two + (three - two) * (depth - 2)
+
+    def batch(self, depth: int, budget: int) -> int:
+        """About the batch at which that many layers fill a budget in bytes."""
+        first = self.peak(depth, self._batch)
+        slope = (self.peak(depth, 2 * self._batch) - first) / self._batch
+        return int(self._batch + (budget - first) // slope)

@@ -6,7 +6,7 @@ inherits another's memory and none pays for an import.
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import cycle, islice
@@ -53,6 +53,30 @@ def measure_here(
     }
 
 
+def in_fresh_processes(
+    work: Callable[..., dict[str, Any]], calls: Iterable[tuple[str, tuple]]
+) -> Iterator[dict[str, Any]]:
+    """Call a function of a module in a new process a call, one after another.
+
+    Args:
+        calls: what to call it in messages, and the arguments, of every call.
+
+    Raises:
+        UserError: a call ran out of memory, or raised one itself.
+    """
+    fresh = get_context("forkserver")
+    fresh.set_forkserver_preload([__name__])
+    for name, arguments in calls:
+        try:
+            with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+                yield pool.submit(work, *arguments).result()
+        except (BrokenProcessPool, torch.OutOfMemoryError):
+            raise UserError(
+                f"measuring {name} ran out of this machine's memory; plan it instead, or lower "
+                "the batch"
+            ) from None
+
+
 def _measure(point: Point, device: str, threads: int, timed_steps: int) -> dict[str, Any]:
     return measure_here(point, prepare(device, threads), timed_steps)
 
@@ -70,16 +94,5 @@ def measure(
     Raises:
         UserError: the device is missing, or a point does not fit this machine.
     """
-    fresh = get_context("forkserver")
-    fresh.set_forkserver_preload([__name__])
-    for point in points:
-        try:
-            with ProcessPoolExecutor(1, mp_context=fresh) as pool:
-                yield pool.submit(_measure, point, device, threads, timed_steps).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError):
-            run = point.run
-            raise UserError(
-                f"measuring {point.model} with {run.method}, B = {run.blocks}, batch "
-                f"{run.training.batch_size} ran out of this machine's memory; plan it instead, "
-                "or lower the batch"
-            ) from None
+    calls = ((point.title, (point, device, threads, timed_steps)) for point in points)
+    return in_fresh_processes(_measure, calls)

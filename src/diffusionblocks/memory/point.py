@@ -5,11 +5,14 @@ checkpointing, optimiser) plus what a data set would tell (size, channels, class
 and whether other blocks share the device. Plain Python: points are listed before PyTorch starts.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from ..config import (
     DataConfig,
+    MemorySweep,
     NetworkConfig,
     NoiseConfig,
     Preset,
@@ -26,6 +29,8 @@ RESIDENT = ("own", "all")
 #: layers, width and heads of the DiT sizes (Peebles & Xie 2023, Table 1); the patch is the suffix.
 DIT_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 DIT_PATCHES = (2, 4, 8)
+#: Blocks to try when none are named: divisors of the depth up to here.
+FEW_BLOCKS = 6
 #: What DiT is trained on: latents of 256×256 ImageNet images.
 LATENT = (32, 4, 1000)
 
@@ -74,6 +79,12 @@ class Point:
         depths = sorted(len(layers) for layers in self.run.layer_ranges())
         return depths[:-1]
 
+    @property
+    def title(self) -> str:
+        """What to call this point in a message."""
+        run = self.run
+        return f"{self.model}, {run.method}, B = {run.blocks}, batch {run.training.batch_size}"
+
     def columns(self) -> dict[str, Any]:
         """The columns that name this point in every memory table."""
         run, training = self.run, self.run.training
@@ -101,7 +112,17 @@ class Point:
 
 def method_of(method: str, blocks: int) -> str:
     """One block is end to end, whichever block-wise method a sweep is about."""
-    return "end_to_end" if blocks == 1 else method
+    return "end_to_end" if blocks == 1 and method in METHODS else method
+
+
+def grid(make: Callable[..., Point], **lists: Sequence[Any]) -> list[Point]:
+    """Every combination of the lists' values as a point, without duplicates.
+
+    Args:
+        make: from one value of every list, by name, to a point.
+    """
+    points = [make(**dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
+    return list({tuple(point.columns().values()): point for point in points}.values())
 
 
 def dit(name: str) -> NetworkConfig:
@@ -152,6 +173,12 @@ def from_sizes(
         )
     if resident not in RESIDENT:
         raise UserError(f"{source}: found resident {resident!r}; expected one of {RESIDENT}")
+    method = method_of(method, blocks)
+    # What only one method knows has one value in the others, so that equal points are equal.
+    if method != "blockwise_independent":
+        resident = "own"
+    if method != "blockwise_interleaved":
+        training = training | {"optimizer_state": "resident"}
     # What a step's memory does not depend on, but a training configuration must have.
     needless = {"iterations": 1, "learning_rate": 1e-3, "ema_halflife_samples": 1000}
     settings = validated(TrainingConfig, needless | training, source)
@@ -164,7 +191,7 @@ def from_sizes(
             "noise": NoiseConfig(),
             "training": settings,
             "compute": {},
-            "method": method_of(method, blocks),
+            "method": method,
             "blocks": blocks,
             "partition": None if blocks == 1 else "equal_mass",
             "overlap": 0.0,
@@ -176,6 +203,11 @@ def from_sizes(
     return Point(model, run, images, resident)
 
 
+def divisors(layers: int, largest: int) -> list[int]:
+    """The numbers of equal blocks that a depth divides into."""
+    return [B for B in range(1, min(layers, largest) + 1) if layers % B == 0]
+
+
 def from_preset(preset: Preset, name: str, **changes: Any) -> Point:
     """A point of a preset's network with its training settings, some of them changed."""
     training = preset.training.model_dump() | {
@@ -183,6 +215,35 @@ def from_preset(preset: Preset, name: str, **changes: Any) -> Point:
     }
     return from_sizes(
         name, preset.network.model_dump(), DATA_IMAGES[preset.data.name], **changes, **training
+    )
+
+
+def from_sweep(preset: Preset, name: str, sweep: MemorySweep) -> list[Point]:
+    """Every point of one of a preset's memory sweeps.
+
+    Raises:
+        UserError: the sweep names an unknown model or impossible blocks.
+    """
+    if sweep.model:
+        model, images = sweep.model, Images(*LATENT)
+        network = dit(sweep.model).model_dump()
+        training = {}
+    else:
+        model, images = name, DATA_IMAGES[preset.data.name]
+        network, training = preset.network.model_dump(), preset.training.model_dump()
+
+    def make(**values: Any) -> Point:
+        return from_sizes(model, network, images, **training | values)
+
+    return grid(
+        make,
+        batch_size=sweep.batch_sizes,
+        precision=sweep.precisions,
+        activation_checkpointing=sweep.checkpointing,
+        optimizer_state=sweep.optimizer_states,
+        resident=sweep.residents,
+        method=sweep.methods,
+        blocks=sweep.blocks or divisors(network["layers"], FEW_BLOCKS),
     )
 
 

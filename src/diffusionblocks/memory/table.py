@@ -115,6 +115,7 @@ def text(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     Bytes are in GiB, or in MiB where all are below 1 GiB.
     """
     varied = [n for n in SETTINGS if n in rows[0] and len({row[n] for row in rows}) > 1]
+    varied = [n for n in varied if n not in columns]
     shown = [n for n in columns if any(row.get(n) is not None for row in rows)]
     most = max((row[n] or 0 for row in rows for n in shown if n.endswith("_bytes")), default=0)
     unit = "GiB" if most >= UNITS["GiB"] else "MiB"
