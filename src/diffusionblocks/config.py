@@ -175,7 +175,9 @@ class MemorySweep(_Section):
     """Points of a memory table: the lists are crossed with each other."""
 
     model: str | None = Field(None, description="a DiT, as in DiT-L/2; the preset's when absent")
-    measure: bool = Field(False, description="beside planning, measure every point")
+    measure: Literal["always", "cuda", "never"] = Field(
+        "cuda", description="beside planning measure; cuda: where there is one and a point fits it"
+    )
     methods: tuple[Method, ...] = ("blockwise_independent",)
     blocks: tuple[PositiveInt, ...] | None = Field(
         None, description="the depth's divisors up to 6 when absent"
@@ -192,16 +194,16 @@ def _memory_sweeps() -> dict[str, MemorySweep]:
     methods = ("blockwise_independent", "blockwise_interleaved")
     both, large = ("fp32", "bf16"), (8, 64, 512)
     return {
-        "fp32": MemorySweep(measure=True, batch_sizes=(8, 32, 128)),
-        "bf16": MemorySweep(measure=True, batch_sizes=(8, 128), precisions=("bf16",)),
+        "fp32": MemorySweep(measure="always", batch_sizes=(8, 32, 128)),
+        "bf16": MemorySweep(measure="always", batch_sizes=(8, 128), precisions=("bf16",)),
         "methods": MemorySweep(
-            measure=True,
+            measure="always",
             methods=methods,
             batch_sizes=(8,),
             residents=("own", "all"),
             optimizer_states=("resident", "offloaded"),
         ),
-        "dit_s2": MemorySweep(model="DiT-S/2", batch_sizes=large, precisions=both),
+        "dit_s2": MemorySweep(model="DiT-S/2", batch_sizes=large),
         "dit_l2": MemorySweep(model="DiT-L/2", batch_sizes=large, precisions=both),
         "dit_l2_resident": MemorySweep(
             model="DiT-L/2", batch_sizes=(8, 512), checkpointing=(False,), residents=("all",)

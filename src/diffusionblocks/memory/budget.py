@@ -31,29 +31,30 @@ class Answer:
         return self.point.run.training.batch_size <= self.largest_batch
 
 
-def largest(peak: Callable[[int], int], budget: int, guess: int) -> tuple[int, int]:
+def largest(
+    peak: Callable[[int], int], budget: int, guess: int, seen: dict[int, int] | None = None
+) -> tuple[int, int]:
     """Largest count whose peak is within a budget, and that peak; its successor's was looked at.
 
     Args:
         peak: bytes at a count from 1, rising with it.
         guess: where to look first; a right guess costs two looks.
+        seen: peaks that are known already.
 
     Returns:
         (count, bytes); count 0, and the bytes of count 1, where that does not fit.
     """
-    seen: dict[int, int] = {}
+    seen = dict(seen or {})
 
     def fits(count: int) -> bool:
         if count not in seen:
             seen[count] = peak(count)
         return seen[count] <= budget
 
-    low = high = max(1, guess)
-    stride = 1
-    while fits(high):  # ends with low fitting and high not
-        low, high, stride = high, high + stride, 2 * stride
-    while low and not fits(low):
-        low, high, stride = max(low - stride, min(1, low - 1)), low, 2 * stride
+    low = max((count for count in seen if fits(count)), default=0)
+    high = min((count for count in seen if not fits(count)), default=None)
+    if high is None or low == 0:
+        low, high = _bracket(fits, max(1, guess))
     looks = 0
     while high - low > 1:
         # Peaks are affine within a phase of the step, so a line mostly lands on the answer and
@@ -65,6 +66,17 @@ def largest(peak: Callable[[int], int], budget: int, guess: int) -> tuple[int, i
             middle = min(max(low + line, low + 1), high - 1)
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low, seen[max(low, 1)]
+
+
+def _bracket(fits: Callable[[int], bool], start: int) -> tuple[int, int]:
+    """A count that fits (or 0) and one that does not, by ever longer strides from a start."""
+    low = high = start
+    stride = 1
+    while fits(high):
+        low, high, stride = high, high + stride, 2 * stride
+    while low and not fits(low):
+        low, high, stride = max(low - stride, min(1, low - 1)), low, 2 * stride
+    return low, high
 
 
 def answer(point: Point, budget: int, law: DepthLaw) -> Answer:

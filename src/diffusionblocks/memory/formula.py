@@ -73,7 +73,7 @@ def formula(point: Point) -> Formula:
 
 
 class DepthLaw:
-    """Foretells the peak of a block alone from plans of two and three layers.
+    """Foretells the peak of a block alone from plans of one and two layers.
 
     A peak is affine in depth as long as the same moment of the step is the highest; all that
     these numbers guide is proved by plans of the depth itself.
@@ -90,10 +90,10 @@ class DepthLaw:
     def peak(self, depth: int, batch_size: int) -> int:
         """Bytes of that many layers at a batch."""
         if batch_size not in self._peaks:
-            two, three = (plan(of_depth(self._point, d, batch_size)).peak for d in (2, 3))
-            self._peaks[batch_size] = two, three
-        two, three = self._peaks[batch_size]
-        return two + (three - two) * (depth - 2)
+            one, two = (plan(of_depth(self._point, d, batch_size)).peak for d in (1, 2))
+            self._peaks[batch_size] = one, two
+        one, two = self._peaks[batch_size]
+        return one + (two - one) * (depth - 1)
 
     def batch(self, depth: int, budget: int) -> int:
         """About the batch at which that many layers fill a budget in bytes."""

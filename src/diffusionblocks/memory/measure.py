@@ -53,6 +53,11 @@ def measure_here(
     }
 
 
+def fits_cuda(planned: int) -> bool:
+    """Whether there is CUDA with room for a planned peak and a tenth more, for its rounding."""
+    return torch.cuda.is_available() and 1.1 * planned < torch.cuda.mem_get_info()[0]
+
+
 def in_fresh_processes(
     work: Callable[..., dict[str, Any]], calls: Iterable[tuple[str, tuple]]
 ) -> Iterator[dict[str, Any]]:

@@ -66,8 +66,12 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             extra["formula_ratio"] = row["formula_bytes"] / base["formula_bytes"] if base else None
         if "measured_bytes" in row:
             planned, measured = row["planned_bytes"], row["measured_bytes"]
-            extra["difference"] = (measured - planned) / planned
-            extra["measured_ratio"] = measured / base["measured_bytes"] if base else None
+            known = measured is not None
+            whole_measured = base["measured_bytes"] if base else None
+            extra["difference"] = (measured - planned) / planned if known else None
+            extra["measured_ratio"] = (
+                measured / whole_measured if known and whole_measured else None
+            )
         completed.append(row | extra)
     return completed
 
