@@ -13,7 +13,8 @@ from . import __version__
 from .config import Preset, RunConfig, load_preset
 from .errors import UserError
 
-PRESETS = Path("workflow/config/presets")
+CONFIG = Path("workflow/config")
+PRESETS = CONFIG / "presets"
 #: Seconds between two lines of progress where there is no terminal.
 LINE_EVERY = 10.0
 
@@ -130,6 +131,14 @@ def _tables(a: argparse.Namespace) -> None:
     write_tables(_preset(a), a.preset, a.results, a.output)
 
 
+def _claims(a: argparse.Namespace) -> None:
+    from .ledger import load_ledger
+    from .report.verdicts import write_verdicts
+
+    ledger = load_ledger(a.ledger)
+    print(write_verdicts(ledger, a.tables, a.memory, a.published, a.output), end="")
+
+
 def _runs(a: argparse.Namespace) -> None:
     for run in _preset(a).runs():
         print(run.name, run.hash, *run.parts)
@@ -141,13 +150,17 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True)
 
-    def verb(name: str, handler: Callable[[argparse.Namespace], None], text: str, *paths: str):
+    def plain(name: str, handler: Callable[[argparse.Namespace], None], text: str, *paths: str):
         p = verbs.add_parser(name, help=text, description=text)
         p.set_defaults(handler=handler)
-        p.add_argument("--preset", required=True, help="name or YAML file of a preset")
-        p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
         for path in paths:
             p.add_argument(f"--{path}", type=Path, required=True)
+        return p
+
+    def verb(name: str, handler: Callable[[argparse.Namespace], None], text: str, *paths: str):
+        p = plain(name, handler, text, *paths)
+        p.add_argument("--preset", required=True, help="name or YAML file of a preset")
+        p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
         return p
 
     def of_run(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -171,6 +184,11 @@ def parser() -> argparse.ArgumentParser:
     p = verb("evaluate", _evaluate, "score a run", "manifest", "data", "cache", "output")
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
+    p = plain("claims", _claims, "judge the paper's claims from a sweep's tables", "tables")
+    p.add_argument("--output", type=Path, required=True)
+    p.add_argument("--ledger", type=Path, default=CONFIG / "claims.yaml")
+    p.add_argument("--published", type=Path, default=CONFIG / "published.csv")
+    p.add_argument("--memory", type=Path, help="folder of memory tables, if there are any")
     return top
 
 
