@@ -139,6 +139,12 @@ def _claims(a: argparse.Namespace) -> None:
     print(write_verdicts(ledger, a.tables, a.memory, a.published, a.output), end="")
 
 
+def _site(a: argparse.Namespace) -> None:
+    from .report.site import write_site
+
+    write_site(_preset(a), a.preset, a.set or [], a.results, a.output)
+
+
 def _runs(a: argparse.Namespace) -> None:
     for run in _preset(a).runs():
         print(run.name, run.hash, *run.parts)
@@ -184,6 +190,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("evaluate", _evaluate, "score a run", "manifest", "data", "cache", "output")
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
+    verb("site", _site, "write the report's pages", "results", "output")
     p = plain("claims", _claims, "judge the paper's claims from a sweep's tables", "tables")
     p.add_argument("--output", type=Path, required=True)
     p.add_argument("--ledger", type=Path, default=CONFIG / "claims.yaml")

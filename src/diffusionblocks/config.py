@@ -25,6 +25,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -179,8 +180,9 @@ class Variant(_Section):
     partition: tuple[str, ...] = ("equal_mass",)
     overlap: tuple[NonNegativeFloat, ...] = (0.0,)
     layers_per_block: tuple[tuple[PositiveInt, ...] | None, ...] = (None,)
+    learning_rate_scale: tuple[PositiveFloat, ...] = (1.0,)
 
-    @field_validator("blocks", "partition", "overlap", mode="before")
+    @field_validator("blocks", "partition", "overlap", "learning_rate_scale", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else [value]
@@ -222,7 +224,16 @@ class RunConfig(_Section):
     partition: str | None
     overlap: NonNegativeFloat
     layers_per_block: tuple[PositiveInt, ...] | None
+    learning_rate_scale: PositiveFloat = 1.0
     seed: int
+
+    @model_serializer(mode="wrap")
+    def _without_a_scale_of_one(self, serialise):
+        # Hashes of runs at the preset's own rate must not depend on there being a rate sweep.
+        plain = serialise(self)
+        if self.learning_rate_scale == 1:
+            del plain["learning_rate_scale"]
+        return plain
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -242,12 +253,14 @@ class RunConfig(_Section):
     @property
     def name(self) -> str:
         """Readable and unique within a preset; a folder name."""
+        rate = "" if self.learning_rate_scale == 1 else f"-lr{self.learning_rate_scale:g}"
         if self.method == "end_to_end":
-            return f"end_to_end-s{self.seed}"
+            return f"end_to_end{rate}-s{self.seed}"
         kind = self.method.removeprefix("blockwise_")
         uneven = "-l" + ".".join(map(str, self.layers_per_block)) if self.layers_per_block else ""
         return (
-            f"{kind}-B{self.blocks}-{self.partition}-overlap{self.overlap:g}{uneven}-s{self.seed}"
+            f"{kind}-B{self.blocks}-{self.partition}-overlap{self.overlap:g}{uneven}{rate}"
+            f"-s{self.seed}"
         )
 
     @property
@@ -314,9 +327,13 @@ class Preset(_Section):
         runs: dict[str, RunConfig] = {}
         for variant in self.sweep.variants:
             grid = itertools.product(
-                variant.blocks, variant.partition, variant.overlap, variant.layers_per_block
+                variant.blocks,
+                variant.partition,
+                variant.overlap,
+                variant.layers_per_block,
+                variant.learning_rate_scale,
             )
-            for blocks, partition, overlap, layers_per_block in grid:
+            for blocks, partition, overlap, layers_per_block, rate in grid:
                 for seed in self.sweep.seeds:
                     whole = variant.method == "end_to_end"
                     run = RunConfig(
@@ -326,6 +343,7 @@ class Preset(_Section):
                         partition=None if whole else partition,
                         overlap=0.0 if whole else overlap,
                         layers_per_block=layers_per_block,
+                        learning_rate_scale=rate,
                         seed=seed,
                     )
                     runs[run.name] = run
