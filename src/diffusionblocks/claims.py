@@ -15,7 +15,16 @@ import pandas as pd
 
 from .errors import UserError
 from .ledger import Claim, Ledger, Published, Selection, cells
-from .report.statistics import FAIR, NOT_TESTED, Interval, even_layers, holm, t_interval
+from .report.statistics import (
+    FAIR,
+    METHOD_NAMES,
+    NOT_TESTED,
+    STRATEGY_NAMES,
+    Interval,
+    even_layers,
+    holm,
+    t_interval,
+)
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED)
@@ -94,8 +103,25 @@ def _fair(treatment: pd.DataFrame, baseline: pd.DataFrame) -> list:
 
 
 def in_words(cell: Mapping) -> str:
-    """A selection for a message: "blocks 3, overlap 0"."""
-    return ", ".join(f"{column} {value}" for column, value in cell.items())
+    """A selection in words, for instance "independent blocks, B = 3, equal mass, overlap 0"."""
+    words = {
+        "method": lambda v: METHOD_NAMES.get(v, v),
+        "partition": lambda v: STRATEGY_NAMES.get(v, v),
+        "blocks": lambda v: f"B = {_several(v)}",
+        "learning_rate_scale": lambda v: f"learning rate ×{_several(v)}",
+    }
+    return ", ".join(
+        words[column](value) if column in words else f"{column} {_several(value)}"
+        for column, value in cell.items()
+    )
+
+
+def _several(value) -> str:
+    """One value, or several with "and" before the last."""
+    if not isinstance(value, list):
+        return str(value)
+    *most, last = map(str, value)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def evidence(claim: Claim, frame: pd.DataFrame) -> Evidence:
@@ -113,13 +139,16 @@ def evidence(claim: Claim, frame: pd.DataFrame) -> Evidence:
         kept = kept[kept["layers_per_block"].map(lambda v: even_layers(str(v))).astype(bool)]
     if kept.empty:
         return Evidence(nothing, np.empty(0), f"no {claim.metric} was measured for {claim.task}")
-    conditions = cells(claim.where)
+    for column, wanted in claim.where.items():
+        if not isinstance(wanted, list):
+            kept = matching(kept, {column: wanted})
+    several = {k: v for k, v in claim.where.items() if isinstance(v, list)}
     sides = []
     if "sampling" in kept and "sampling" not in claim.where:
         # Every preset's first way of sampling is its main one.
         kept = kept[kept["sampling"] == kept["sampling"].iloc[0]]
     for name, selection in (("treatment", claim.treatment), ("baseline", claim.baseline)):
-        rows, missing = _side(kept, {**claim.where, **selection} if conditions else selection)
+        rows, missing = _side(kept, {**selection, **several})
         if missing:
             return Evidence(nothing, np.empty(0), missing)
         sides.append(rows.assign(claim=claim.id, side=name))

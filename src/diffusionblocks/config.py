@@ -372,9 +372,9 @@ def _suggest(name: str, known) -> str:
     return f"did you mean {close[0]!r}?" if close else "expected one of " + ", ".join(known)
 
 
-def _model_at(loc: tuple) -> type[BaseModel] | None:
-    """The section of a preset that an error's location points into."""
-    model: Any = Preset
+def _model_at(root: type[BaseModel], loc: tuple) -> type[BaseModel] | None:
+    """The section that an error's location points into, from the outermost one."""
+    model: Any = root
     for key in loc:
         if isinstance(key, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
@@ -394,19 +394,19 @@ def _annotations(annotation: Any) -> list[type]:
     return [c for a in inner for c in _annotations(a)]
 
 
-def _one_line(error: ValidationError, source: str) -> str:
+def _one_line(error: ValidationError, source: str, root: type[BaseModel]) -> str:
     """The first fault of a configuration in one line: key, finding, mend."""
     fault = error.errors(include_url=False)[0]
     more = error.error_count() - 1
     key = ".".join(str(part) for part in fault["loc"]) or "preset"
     if fault["type"] == "extra_forbidden":
-        model = _model_at(fault["loc"])
+        model = _model_at(root, fault["loc"])
         known = model.model_fields if model else ()
         text = f"unknown key; {_suggest(str(fault['loc'][-1]), known)}"
     elif fault["type"] == "value_error":
         inner = fault["ctx"]["error"]
         # A run of the sweep that is impossible carries its own list of faults.
-        text = _one_line(inner, "sweep") if isinstance(inner, ValidationError) else str(inner)
+        text = _one_line(inner, "sweep", RunConfig) if isinstance(inner, ValidationError) else str(inner)
     elif fault["type"] == "missing":
         text = "this key is missing; add it"
     else:
@@ -444,7 +444,7 @@ def validated(section: type[BaseModel], values: dict[str, Any], source: str) -> 
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise UserError(_one_line(error, source)) from None
+        raise UserError(_one_line(error, source, section)) from None
 
 
 def load_preset(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
