@@ -69,7 +69,9 @@ def simulated_ledgers(truths, n_seeds, repeats, rng):
     for _ in range(repeats):
         drawn = rng.normal(truths, 1.0, (n_seeds, len(truths)))
         # Lower is claimed, so an effect in the claim's favour is negative.
-        yield [j.verdict for j in cl.judge(book, dict(zip(_ids(book), -drawn.T, strict=True))).values()]
+        yield [
+            j.verdict for j in cl.judge(book, dict(zip(_ids(book), -drawn.T, strict=True))).values()
+        ]
 
 
 def _ids(book):
@@ -313,7 +315,15 @@ def test_a_published_row_that_is_not_there_is_named():
 
 def test_ratios_refuse_numbers_that_have_none():
     rows = [
-        {"task": "images", "metric": "fid", "method": m, "blocks": b, "seed": 0, "run": m, "value": 0}
+        {
+            "task": "images",
+            "metric": "fid",
+            "method": m,
+            "blocks": b,
+            "seed": 0,
+            "run": m,
+            "value": 0,
+        }
         for m, b in (("end_to_end", 1), ("blockwise_independent", 3))
     ]
     with pytest.raises(UserError, match="set its scale to difference"):

@@ -224,13 +224,15 @@ def judge(ledger: Ledger, effects: Mapping[str, Sequence[float]]) -> dict[str, J
     corrected = holm([p for _, p in tested.values()])
     return {
         claim.id: Judgement(
-            *tested[claim.id], float(p), *_verdict(claim, tested[claim.id][0], p, ledger)
+            *tested[claim.id], float(p), *_verdict(claim, *tested[claim.id], p, ledger)
         )
         for claim, p in zip(ledger.claims, corrected, strict=True)
     }
 
 
-def _verdict(claim: Claim, interval: Interval, p_holm: float, ledger: Ledger) -> tuple[str, str]:
+def _verdict(
+    claim: Claim, interval: Interval, p_value: float, p_holm: float, ledger: Ledger
+) -> tuple[str, str]:
     """The verdict, and the reason for it in a few words."""
     if interval.n == 0 or interval.n < claim.min_seeds:
         return NOT_TESTED, f"{interval.n} seeds, {claim.min_seeds} needed"
@@ -244,7 +246,10 @@ def _verdict(claim: Claim, interval: Interval, p_holm: float, ledger: Ledger) ->
     if math.isnan(p_holm):
         return INCONCLUSIVE, "the same in every seed: no spread to judge by"
     if not p_holm < 1 - ledger.confidence:
-        return INCONCLUSIVE, f"the seeds differ too much (corrected p = {p_holm:.2g})"
+        if p_value < 1 - ledger.confidence:
+            alone = f"shown if it were the only claim (p = {p_value:.2g})"
+            return INCONCLUSIVE, f"{alone}, not among several (corrected p = {p_holm:.2g})"
+        return INCONCLUSIVE, f"the seeds differ too much (p = {p_value:.2g})"
     if holds and not large:
         return INCONCLUSIVE, "shown, but smaller than matters"
     p = f"corrected p = {p_holm:.2g}" if p_holm >= 1e-4 else "corrected p < 0.0001"

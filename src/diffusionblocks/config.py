@@ -406,7 +406,11 @@ def _one_line(error: ValidationError, source: str, root: type[BaseModel]) -> str
     elif fault["type"] == "value_error":
         inner = fault["ctx"]["error"]
         # A run of the sweep that is impossible carries its own list of faults.
-        text = _one_line(inner, "sweep", RunConfig) if isinstance(inner, ValidationError) else str(inner)
+        text = (
+            _one_line(inner, "sweep", RunConfig)
+            if isinstance(inner, ValidationError)
+            else str(inner)
+        )
     elif fault["type"] == "missing":
         text = "this key is missing; add it"
     else:

@@ -40,15 +40,9 @@ def effect_strip(row: Mapping, label: str) -> Markup:
         f'<line class="axis" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{STRIP_HEIGHT}"/>',
     ]
     if not math.isnan(ends[0]):
-        parts.append(
-            f'<line class="bar" x1="{x(ends[0]):.1f}" x2="{x(ends[1]):.1f}" '
-            f'y1="{middle}" y2="{middle}"/>'
-        )
-        parts += [
-            f'<line class="bar" x1="{x(e):.1f}" x2="{x(e):.1f}" y1="{middle - 5}" y2="{middle + 5}"/>'
-            for e in ends
-            if abs(e) < reach
-        ]
+        parts.append(_bar(x(ends[0]), x(ends[1]), middle, middle))
+        caps = [x(e) for e in ends if abs(e) < reach]
+        parts += [_bar(at, at, middle - 5, middle + 5) for at in caps]
     if not math.isnan(effect):
         parts.append(f'<circle class="dot" cx="{x(effect):.1f}" cy="{middle}" r="4.5"/>')
     if not math.isnan(published):
@@ -58,6 +52,10 @@ def effect_strip(row: Mapping, label: str) -> Markup:
             "<title>published</title></path>"
         )
     return _svg(STRIP_WIDTH, STRIP_HEIGHT, "strip", label, parts)
+
+
+def _bar(x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="bar" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1}" y2="{y2}"/>'
 
 
 def _svg(width: int, height: int, kind: str, label: str, parts: Sequence[str]) -> Markup:

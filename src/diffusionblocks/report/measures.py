@@ -33,7 +33,9 @@ def memory(folder: Path) -> pd.DataFrame:
     metrics = [c for c in ("planned_bytes", "measured_bytes") if c in whole]
     named = [c for c in whole.columns if not c.endswith("_bytes")]
     long = whole.melt(named, metrics, "metric", "value").dropna(subset=["value"])
-    return long.assign(seed=0, task="memory", run=long["model"] + " B=" + long["blocks"].astype(str))
+    return long.assign(
+        seed=0, task="memory", run=long["model"] + " B=" + long["blocks"].astype(str)
+    )
 
 
 def sources(tables: Path, memory_tables: Path | None) -> dict[str, pd.DataFrame]:

@@ -72,7 +72,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def snakemake_command(target: Path, preset: str, overrides: Iterable[str]) -> str:
     """The command line that makes one file of a sweep."""
-    command = f"snakemake {shlex.quote(str(target))} --cores all --config preset={preset}"
+    command = (
+        f"snakemake {shlex.quote(str(target))} --cores all --config preset={shlex.quote(preset)}"
+    )
     changed = " ".join(overrides)
     return command + (f" set={shlex.quote(changed)}" if changed else "")
 
@@ -287,14 +289,16 @@ class Site:
 
     def _jobs(self, run: RunConfig) -> Iterable[str]:
         sets = " --set " + " ".join(map(shlex.quote, self.overrides)) if self.overrides else ""
-        folder = self.results / "runs" / run.name
         for part in run.parts:
             yield (
-                f"diffusionblocks train --preset {self.name}{sets} --run {run.name} "
-                f"--part {part} --data {self.results / 'data'} "
-                f"--state {self.results / 'state' / run.name / f'{part}-{run.hash}'} "
-                f"--output {folder / f'{part}.safetensors'}"
+                f"diffusionblocks train --preset {shlex.quote(self.name)}{sets} --run {run.name} "
+                f"--part {part} --data {self._quoted('data')} "
+                f"--state {self._quoted('state', run.name, f'{part}-{run.hash}')} "
+                f"--output {self._quoted('runs', run.name, f'{part}.safetensors')}"
             )
+
+    def _quoted(self, *names: str) -> str:
+        return shlex.quote(str(self.results.joinpath(*names)))
 
     def method(self) -> str:
         """Method and limits in plain words."""
