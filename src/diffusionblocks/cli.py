@@ -4,6 +4,7 @@ A mistake that the user can mend is one line on standard error and exit code 2.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -145,6 +146,22 @@ def _site(a: argparse.Namespace) -> None:
     write_site(_preset(a), a.preset, a.set or [], a.results, a.output)
 
 
+def _compare(a: argparse.Namespace) -> None:
+    from .report.compare import compare
+
+    print(compare(a.a, a.b), end="")
+
+
+def _status(a: argparse.Namespace) -> int:
+    from .status import status
+
+    preset = _preset(a)
+    results = a.results or Path("results") / Path(a.preset).stem
+    text, failed = status(preset, results, a.cores)
+    print(text, end="")
+    return int(failed)
+
+
 def _runs(a: argparse.Namespace) -> None:
     for run in _preset(a).runs():
         print(run.name, run.hash, *run.parts)
@@ -156,14 +173,18 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True)
 
-    def plain(name: str, handler: Callable[[argparse.Namespace], None], text: str, *paths: str):
+    def plain(
+        name: str, handler: Callable[[argparse.Namespace], int | None], text: str, *paths: str
+    ):
         p = verbs.add_parser(name, help=text, description=text)
         p.set_defaults(handler=handler)
         for path in paths:
             p.add_argument(f"--{path}", type=Path, required=True)
         return p
 
-    def verb(name: str, handler: Callable[[argparse.Namespace], None], text: str, *paths: str):
+    def verb(
+        name: str, handler: Callable[[argparse.Namespace], int | None], text: str, *paths: str
+    ):
         p = plain(name, handler, text, *paths)
         p.add_argument("--preset", required=True, help="name or YAML file of a preset")
         p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
@@ -196,6 +217,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ledger", type=Path, default=CONFIG / "claims.yaml")
     p.add_argument("--published", type=Path, default=CONFIG / "published.csv")
     p.add_argument("--memory", type=Path, help="folder of memory tables, if there are any")
+    p = plain("compare", _compare, "show what differs between two runs or configurations")
+    for side in ("a", "b"):
+        text = "folder of a run; without its -sSEED: the configuration, over all its seeds"
+        p.add_argument(side, type=Path, metavar=side.upper(), help=text)
+    p = verb("status", _status, "show a sweep's progress, time left and failures")
+    p.add_argument("--results", type=Path, help="folder of the sweep; results/PRESET when absent")
+    p.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="jobs side by side")
     return top
 
 
@@ -203,11 +231,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        arguments.handler(arguments)
+        return arguments.handler(arguments) or 0
     except UserError as error:
         print(f"diffusionblocks: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

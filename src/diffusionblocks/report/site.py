@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import read_json, write_text
 from . import RATE, read_setting, read_table
 from .charts import DASHES, curves, effect_strip
+from .compare import flat
 from .statistics import (
     CONFIDENCE,
     METRIC_NAMES,
@@ -57,17 +58,6 @@ GRID_SCALE = 4
 def number(value: float) -> str:
     """Four significant digits, empty for NaN."""
     return "" if value != value else f"{value:.4g}"
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as dotted keys and values, in order."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            pairs += flat(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", "none" if value is None else value))
-    return pairs
 
 
 def snakemake_command(target: Path, preset: str, overrides: Iterable[str]) -> str:
@@ -223,8 +213,6 @@ class Site:
             width, height = png_size(path)
             size = (GRID_SCALE * width, GRID_SCALE * height)
             samples.append({"file": path.name, "words": names[sampling], "size": size})
-        # What the part was trained with, which the preset may no longer say.
-        config = flat(parts[0]["config"])
         lines = self.curves[self.curves["run"] == run.name]
         return self.render(
             "run.html",
@@ -245,8 +233,8 @@ class Site:
             stability=self._stability(run),
             command=self.command(f"runs/{run.name}/scores.json"),
             jobs="\n".join(self._jobs(run)),
-            config=config,
-            provenance=flat(parts[0]["provenance"]),
+            config=_pairs(parts[0]["config"]),
+            provenance=_pairs(parts[0]["provenance"]),
         )
 
     def _scores(self, run: RunConfig) -> list[dict[str, Any]]:
@@ -321,6 +309,11 @@ def _series(lines: pd.DataFrame, column: str) -> dict[str, tuple[list[float], li
         for block, rows in lines.groupby("block")
         if not math.isnan(rows[column].astype(float).iloc[0])
     }
+
+
+def _pairs(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Nested settings as dotted keys and values to show."""
+    return [(key, "none" if value is None else value) for key, value in flat(tree).items()]
 
 
 def _renew(folder: Path) -> Path:
