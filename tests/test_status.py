@@ -37,7 +37,7 @@ def test_time_left_is_the_rate_of_the_finished_times_the_work_left(tiny, tmp_pat
         finish(job)
     left = jobs[2:]
     assert time_left(jobs[:2], left) == pytest.approx(10 * sum(job.work for job in left))
-    assert time_left([], left) is None and time_left(jobs, []) == 0
+    assert time_left([], left) is None and time_left(jobs[:2], []) == 0
     text, _ = status(preset, tmp_path, 2)
     assert "train           2/7 done" in text and "besides data, sample, evaluate, report" in text
 

@@ -23,6 +23,8 @@ IDENTITY = (
 def spike_share(loss: np.ndarray) -> float:
     """Share of a loss curve that stands more than SPIKE deviations above its running median.
 
+    The first tenth is left out: a loss that falls steeply stands above its median without a spike.
+
     Args:
         loss: positive, in order of iteration. A value that is not finite counts as a spike.
     """
@@ -30,7 +32,7 @@ def spike_share(loss: np.ndarray) -> float:
     residual = log - log.rolling(WINDOW, center=True, min_periods=1).median()
     deviation = TO_DEVIATION * (residual - residual.median()).abs().median()
     high = residual > SPIKE * deviation if deviation > 0 else residual > 0
-    return float((high | log.isna()).mean())
+    return float((high | log.isna())[int(EDGE * len(loss)) :].mean())
 
 
 def gradient_tail(norms: np.ndarray) -> float:
