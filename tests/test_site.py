@@ -190,6 +190,10 @@ def test_pages_fit_their_screen(page, site, width):
         page.open(path.as_uri())
         page.run(OPEN_ALL)
         assert page.run("document.documentElement.scrollWidth") <= width
+        narrow = (
+            "[...document.querySelectorAll('.data th, .data td')].filter(e => e.textContent.length"
+        )
+        assert page.run(f"{narrow} > 3 && e.offsetWidth < 40).length") == 0, "words fall apart"
         small = page.run(
             "[...document.querySelectorAll('summary, nav a')].map(e => "
             "e.getBoundingClientRect().height)"

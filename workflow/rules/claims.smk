@@ -37,11 +37,7 @@ rule site:
         notebook=rules.notebook.output.page,
         figures=rules.notebook.output.figures,
     output:
-        page=report(
-            f"{RESULTS}/report/index.html",
-            caption="../captions/site.rst",
-            category="Verdict",
-        ),
+        page=f"{RESULTS}/report/index.html",
         method=f"{RESULTS}/report/method.html",
         runs=directory(f"{RESULTS}/report/runs"),
         figures=directory(f"{RESULTS}/report/figures"),
