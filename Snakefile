@@ -11,13 +11,17 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/claims.smk"
 
 
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report/image_quality.html",
+        f"{RESULTS}/report/index.html",
 
 
 onsuccess:
-    print(f"\nThe report: {RESULTS}/report/image_quality.html")
+    verdicts = Path(f"{RESULTS}/claims/claims.txt")
+    if verdicts.is_file():
+        print(f"\n{verdicts.read_text(encoding='utf-8')}")
+    print(f"The report: {RESULTS}/report/index.html")

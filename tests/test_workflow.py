@@ -4,11 +4,15 @@ import ast
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from diffusionblocks.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted(p.stem for p in (ROOT / "workflow/config/presets").glob("*.yaml"))
@@ -60,6 +64,42 @@ def test_everything_promised_is_there(smoke):
     assert list((smoke / "tables/samples").glob("*.png"))
     assert not list((smoke / "state").rglob("*.safetensors")), "checkpoints of finished jobs"
     assert not list(smoke.rglob("*.part"))
+
+
+def test_it_ends_with_the_site_and_its_verdicts(results, smoke):
+    verdicts = rows(smoke / "claims/claims.csv")
+    # Two seeds are too few for any claim.
+    assert {row["verdict"] for row in verdicts} == {"not tested"}
+    page = (smoke / "report/index.html").read_text()
+    assert all(row["title"].replace("'", "&#39;") in page for row in verdicts)
+    assert len(list((smoke / "report/runs").glob("*.html"))) == 10
+    again = snakemake(results, "--forcerun", "claims")
+    assert again.returncode == 0
+    assert (smoke / "claims/claims.txt").read_text() in again.stdout
+
+
+def test_editing_a_run_s_scores_changes_what_is_claimed(smoke, tmp_path):
+    copy = tmp_path / "smoke"
+    shutil.copytree(smoke, copy)
+    for path in copy.glob("runs/independent-B2-equal_mass*/scores.json"):
+        record = json.loads(path.read_text())
+        for row in record["scores"]:
+            row["value"] *= 3 if row["metric"] == "fid" else 1
+        path.write_text(json.dumps(record))
+    config, ledger = ROOT / "workflow/config", tmp_path / "claims.yaml"
+    claims = yaml.safe_load((config / "claims.yaml").read_text())["claims"]
+    (claim,) = (c for c in claims if c["id"] == "two_blocks")
+    ledger.write_text(yaml.safe_dump({"claims": [claim | {"min_seeds": 2}]}))
+    preset, found = str(config / "presets/smoke.yaml"), []
+    for folder in (smoke, copy):
+        tables, output = tmp_path / "tables", tmp_path / "claims"
+        where = ["--results", str(folder), "--output", str(tables)]
+        assert main(["tables", "--preset", preset, *where]) == 0
+        arguments = ["--ledger", str(ledger), "--output", str(output)]
+        arguments += ["--published", str(config / "published.csv")]
+        assert main(["claims", "--tables", str(tables), *arguments]) == 0
+        found += [row["verdict"] for row in rows(output / "claims.csv")]
+    assert found[1] == "contradicted" != found[0]
 
 
 def test_an_independent_run_is_a_job_a_block(smoke):
@@ -186,6 +226,9 @@ def test_the_maths_imports_torch_only(name):
     assert inside <= {"noise", "partition", "preconditioning"}
 
 
-@pytest.mark.parametrize("name", ["config", "layers", "parts", "manifest", "files", "errors"])
+PLANNING = ["config", "errors", "files", "layers", "ledger", "manifest", "parts", "status"]
+
+
+@pytest.mark.parametrize("name", PLANNING)
 def test_planning_does_not_load_torch(name):
     assert "torch" not in imported(ROOT / f"src/diffusionblocks/{name}.py")[0]

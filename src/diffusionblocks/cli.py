@@ -4,6 +4,7 @@ A mistake that the user can mend is one line on standard error and exit code 2.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from .config import Preset, RunConfig, load_preset
 from .errors import UserError
 from .memory.commands import add_memory
 
-PRESETS = Path("workflow/config/presets")
+CONFIG = Path("workflow/config")
+PRESETS = CONFIG / "presets"
 #: Seconds between two lines of progress where there is no terminal.
 LINE_EVERY = 10.0
 
@@ -131,6 +133,36 @@ def _tables(a: argparse.Namespace) -> None:
     write_tables(_preset(a), a.preset, a.results, a.output)
 
 
+def _claims(a: argparse.Namespace) -> None:
+    from .ledger import load_ledger
+    from .report.verdicts import write_verdicts
+
+    ledger = load_ledger(a.ledger)
+    print(write_verdicts(ledger, a.tables, a.memory, a.published, a.output), end="")
+
+
+def _site(a: argparse.Namespace) -> None:
+    from .report.site import write_site
+
+    write_site(_preset(a), a.preset, a.set or [], a.results, a.output)
+
+
+def _compare(a: argparse.Namespace) -> None:
+    from .report.compare import compare
+
+    print(compare(a.a, a.b), end="")
+
+
+def _status(a: argparse.Namespace) -> int:
+    from .status import status
+
+    preset = _preset(a)
+    results = a.results or Path("results") / Path(a.preset).stem
+    text, failed = status(preset, results, a.cores)
+    print(text, end="")
+    return int(failed)
+
+
 def _runs(a: argparse.Namespace) -> None:
     for run in _preset(a).runs():
         print(run.name, run.hash, *run.parts)
@@ -142,13 +174,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True)
 
-    def verb(name: str, handler: Callable[[argparse.Namespace], None], text: str, *paths: str):
+    def plain(
+        name: str, handler: Callable[[argparse.Namespace], int | None], text: str, *paths: str
+    ):
         p = verbs.add_parser(name, help=text, description=text)
         p.set_defaults(handler=handler)
-        p.add_argument("--preset", required=True, help="name or YAML file of a preset")
-        p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
         for path in paths:
             p.add_argument(f"--{path}", type=Path, required=True)
+        return p
+
+    def verb(
+        name: str, handler: Callable[[argparse.Namespace], int | None], text: str, *paths: str
+    ):
+        p = plain(name, handler, text, *paths)
+        p.add_argument("--preset", required=True, help="name or YAML file of a preset")
+        p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
         return p
 
     def of_run(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -173,6 +213,19 @@ def parser() -> argparse.ArgumentParser:
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
     add_memory(verbs, _preset)
+    verb("site", _site, "write the report's pages", "results", "output")
+    p = plain("claims", _claims, "judge the paper's claims from a sweep's tables", "tables")
+    p.add_argument("--output", type=Path, required=True)
+    p.add_argument("--ledger", type=Path, default=CONFIG / "claims.yaml")
+    p.add_argument("--published", type=Path, default=CONFIG / "published.csv")
+    p.add_argument("--memory", type=Path, help="folder of memory tables, if there are any")
+    p = plain("compare", _compare, "show what differs between two runs or configurations")
+    for side in ("a", "b"):
+        text = "folder of a run; without its -sSEED: the configuration, over all its seeds"
+        p.add_argument(side, type=Path, metavar=side.upper(), help=text)
+    p = verb("status", _status, "show a sweep's progress, time left and failures")
+    p.add_argument("--results", type=Path, help="folder of the sweep; results/PRESET when absent")
+    p.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="jobs side by side")
     return top
 
 
@@ -180,11 +233,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        arguments.handler(arguments)
+        return arguments.handler(arguments) or 0
     except UserError as error:
         print(f"diffusionblocks: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -228,8 +229,9 @@ class Variant(_Section):
     partition: tuple[str, ...] = ("equal_mass",)
     overlap: tuple[NonNegativeFloat, ...] = (0.0,)
     layers_per_block: tuple[tuple[PositiveInt, ...] | None, ...] = (None,)
+    learning_rate_scale: tuple[PositiveFloat, ...] = (1.0,)
 
-    @field_validator("blocks", "partition", "overlap", mode="before")
+    @field_validator("blocks", "partition", "overlap", "learning_rate_scale", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else [value]
@@ -271,7 +273,16 @@ class RunConfig(_Section):
     partition: str | None
     overlap: NonNegativeFloat
     layers_per_block: tuple[PositiveInt, ...] | None
+    learning_rate_scale: PositiveFloat = 1.0
     seed: int
+
+    @model_serializer(mode="wrap")
+    def _without_a_scale_of_one(self, serialise):
+        # Hashes of runs at the preset's own rate must not depend on there being a rate sweep.
+        plain = serialise(self)
+        if self.learning_rate_scale == 1:
+            del plain["learning_rate_scale"]
+        return plain
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -291,12 +302,14 @@ class RunConfig(_Section):
     @property
     def name(self) -> str:
         """Readable and unique within a preset; a folder name."""
+        rate = "" if self.learning_rate_scale == 1 else f"-lr{self.learning_rate_scale:g}"
         if self.method == "end_to_end":
-            return f"end_to_end-s{self.seed}"
+            return f"end_to_end{rate}-s{self.seed}"
         kind = self.method.removeprefix("blockwise_")
         uneven = "-l" + ".".join(map(str, self.layers_per_block)) if self.layers_per_block else ""
         return (
-            f"{kind}-B{self.blocks}-{self.partition}-overlap{self.overlap:g}{uneven}-s{self.seed}"
+            f"{kind}-B{self.blocks}-{self.partition}-overlap{self.overlap:g}{uneven}{rate}"
+            f"-s{self.seed}"
         )
 
     @property
@@ -364,9 +377,13 @@ class Preset(_Section):
         runs: dict[str, RunConfig] = {}
         for variant in self.sweep.variants:
             grid = itertools.product(
-                variant.blocks, variant.partition, variant.overlap, variant.layers_per_block
+                variant.blocks,
+                variant.partition,
+                variant.overlap,
+                variant.layers_per_block,
+                variant.learning_rate_scale,
             )
-            for blocks, partition, overlap, layers_per_block in grid:
+            for blocks, partition, overlap, layers_per_block, rate in grid:
                 for seed in self.sweep.seeds:
                     whole = variant.method == "end_to_end"
                     run = RunConfig(
@@ -376,6 +393,7 @@ class Preset(_Section):
                         partition=None if whole else partition,
                         overlap=0.0 if whole else overlap,
                         layers_per_block=layers_per_block,
+                        learning_rate_scale=rate,
                         seed=seed,
                     )
                     runs[run.name] = run
@@ -404,9 +422,9 @@ def _suggest(name: str, known) -> str:
     return f"did you mean {close[0]!r}?" if close else "expected one of " + ", ".join(known)
 
 
-def _model_at(loc: tuple) -> type[BaseModel] | None:
-    """The section of a preset that an error's location points into."""
-    model: Any = Preset
+def _model_at(root: type[BaseModel], loc: tuple) -> type[BaseModel] | None:
+    """The section that an error's location points into, from the outermost one."""
+    model: Any = root
     for key in loc:
         if isinstance(key, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
@@ -426,19 +444,23 @@ def _annotations(annotation: Any) -> list[type]:
     return [c for a in inner for c in _annotations(a)]
 
 
-def _one_line(error: ValidationError, source: str) -> str:
+def _one_line(error: ValidationError, source: str, root: type[BaseModel]) -> str:
     """The first fault of a configuration in one line: key, finding, mend."""
     fault = error.errors(include_url=False)[0]
     more = error.error_count() - 1
     key = ".".join(str(part) for part in fault["loc"]) or "preset"
     if fault["type"] == "extra_forbidden":
-        model = _model_at(fault["loc"])
+        model = _model_at(root, fault["loc"])
         known = model.model_fields if model else ()
         text = f"unknown key; {_suggest(str(fault['loc'][-1]), known)}"
     elif fault["type"] == "value_error":
         inner = fault["ctx"]["error"]
         # A run of the sweep that is impossible carries its own list of faults.
-        text = _one_line(inner, "sweep") if isinstance(inner, ValidationError) else str(inner)
+        text = (
+            _one_line(inner, "sweep", RunConfig)
+            if isinstance(inner, ValidationError)
+            else str(inner)
+        )
     elif fault["type"] == "missing":
         text = "this key is missing; add it"
     else:
@@ -476,7 +498,7 @@ def validated(section: type[BaseModel], values: dict[str, Any], source: str) -> 
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise UserError(_one_line(error, source)) from None
+        raise UserError(_one_line(error, source, section)) from None
 
 
 def load_preset(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:

@@ -208,6 +208,7 @@ def score_run(
     from .evaluation.scoring import sample_scores
     from .evaluation.validation import validation_losses
 
+    began = time.monotonic()
     device = prepare(preset.compute.device, preset.compute.threads)
     model = Assembled(manifest, device)
     scores = []
@@ -223,6 +224,7 @@ def score_run(
         "layer_evaluations": model.manifest["layer_evaluations"],
         "scores": scores,
         "validation": validation_losses(model, held_out, preset.evaluation),
+        "seconds": time.monotonic() - began,
         "provenance": provenance(device),
     }
     write_json(output, record)

@@ -36,7 +36,12 @@ rule notebook:
     output:
         notebook=f"{RESULTS}/report/image_quality.ipynb",
         page=f"{RESULTS}/report/image_quality.html",
-        figures=directory(f"{RESULTS}/figures"),
+        figures=report(
+            directory(f"{RESULTS}/figures"),
+            patterns=["{figure}.png"],
+            caption="../captions/figure.rst",
+            category="Figures",
+        ),
         summary=directory(f"{RESULTS}/summary"),
     log:
         f"{RESULTS}/logs/notebook.log",

@@ -13,13 +13,22 @@ NAMES = (
 ).split(",")
 
 
-def read_table(folder: Path, name: str, text: bool = False) -> pd.DataFrame:
+#: The column that tells runs of a learning-rate sweep apart; absent where there is none.
+RATE = "learning_rate_scale"
+
+
+def read_table(
+    folder: Path, name: str, text: bool = False, every_rate: bool = False
+) -> pd.DataFrame:
     """Read one tidy table.
 
     Args:
         folder: where ``<name>.csv`` lies.
         name: for instance ``scores``.
         text: read every cell as text.
+        every_rate: keep the runs of a learning-rate sweep, and name the rate of every run (1
+            where the table names none). Otherwise only runs at the preset's own rate are kept:
+            the others are there to be unstable, and would be taken for repeats.
 
     Raises:
         UserError: the file is missing or holds no header.
@@ -37,6 +46,10 @@ def read_table(folder: Path, name: str, text: bool = False) -> pd.DataFrame:
         if frame[column].isna().any():
             # A column of empty cells is read as numbers; it is a column of empty names.
             frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    if every_rate:
+        return frame if RATE in frame else frame.assign(**{RATE: 1.0})
+    if RATE in frame and not text:
+        return frame[frame[RATE] == 1].drop(columns=RATE).reset_index(drop=True)
     return frame
 
 

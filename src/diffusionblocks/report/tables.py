@@ -1,6 +1,7 @@
 """Every run's JSON gathered into tidy CSV: one row is one run and one number."""
 
 import csv
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,11 @@ def write_tables(preset: Preset, name: str, results: Path, output: Path) -> None
             tables["sampling"].append(_sampling_row(run, sampling, folder))
             samples = folder / f"samples-{sampling}.safetensors"
             write_grid(output / "samples" / f"{run.name}__{sampling}.png", samples)
+    rates = {run.name: run.learning_rate_scale for run in preset.runs()}
+    if set(rates.values()) != {1.0}:
+        # Only a sweep of learning rates has the column; readers leave those runs out unless asked.
+        for row in itertools.chain.from_iterable(tables.values()):
+            row["learning_rate_scale"] = rates[row["run"]]
     floor = read_json(results / "data" / "floor.json")
     tables["floors"] = [{"dataset": preset.data.name, **row} for row in floor["scores"]]
     tables["setting"] = _settings(preset, name, results, floor["provenance"])

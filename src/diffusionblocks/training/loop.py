@@ -125,7 +125,7 @@ def train(
         rate = learning_rate(
             iteration,
             settings.iterations,
-            settings.learning_rate,
+            settings.learning_rate * run.learning_rate_scale,
             settings.warmup_iterations,
             settings.schedule,
         )

@@ -1,0 +1,54 @@
+"""The sources that claims read: every table of a sweep as rows of run × metric."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from . import RATE, read_table
+from .stability import IDENTITY, stability
+
+SAMPLING_METRICS = ["trajectories_per_second", "seconds", "layer_evaluations_per_trajectory"]
+
+
+def total_seconds(training: pd.DataFrame) -> pd.DataFrame:
+    """Training time of every run: the sum over its jobs, whether they ran in parallel or not."""
+    # A job that trains several blocks stands in several rows with the same seconds.
+    jobs = training.drop_duplicates(["run", "part"])
+    total = jobs.groupby(IDENTITY, sort=False)["seconds"].sum().reset_index(name="value")
+    # All rows of a run: what it cost in layer evaluations, to compare only equals.
+    cost = training.groupby("run")["layer_evaluations"].sum()
+    return total.assign(metric="total_seconds", layer_evaluations=total["run"].map(cost))
+
+
+def memory(folder: Path) -> pd.DataFrame:
+    """The memory tables of a sweep, if it has any, as rows of point × metric.
+
+    A point is counted, not drawn: its seed is 0.
+    """
+    frames = [read_table(folder, path.stem) for path in sorted(Path(folder).glob("*.csv"))]
+    frames = [f for f in frames if {"model", "method", "blocks", "planned_bytes"} <= set(f.columns)]
+    if not frames:
+        return pd.DataFrame()
+    whole = pd.concat(frames, ignore_index=True)
+    metrics = [c for c in ("planned_bytes", "measured_bytes") if c in whole]
+    named = [c for c in whole.columns if not c.endswith("_bytes")]
+    long = whole.melt(named, metrics, "metric", "value").dropna(subset=["value"])
+    return long.assign(
+        seed=0, task="memory", run=long["model"] + " B=" + long["blocks"].astype(str)
+    )
+
+
+def sources(tables: Path, memory_tables: Path | None) -> dict[str, pd.DataFrame]:
+    """Every source of claims, from the folder of tables and that of memory tables, if there."""
+    scores = read_table(tables, "scores", every_rate=True)
+    curves = read_table(tables, "curves", every_rate=True)
+    sampling = read_table(tables, "sampling", every_rate=True)
+    named = [c for c in sampling.columns if c not in SAMPLING_METRICS]
+    training = read_table(tables, "training", every_rate=True)
+    return {
+        "scores": scores[scores[RATE] == 1],
+        "sampling": sampling[sampling[RATE] == 1].melt(named, SAMPLING_METRICS, "metric", "value"),
+        "training": total_seconds(training[training[RATE] == 1]),
+        "stability": stability(curves, scores),
+        "memory": memory(memory_tables) if memory_tables is not None else pd.DataFrame(),
+    }
