@@ -15,6 +15,7 @@ from diffusionblocks.errors import UserError
 from diffusionblocks.ledger import Claim, Ledger, cells, load_ledger
 from diffusionblocks.report import read_table
 from diffusionblocks.report.measures import sources
+from diffusionblocks.report.verdicts import text_table
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "workflow/config/claims.yaml"
@@ -220,6 +221,7 @@ def test_memory_is_judged_without_seeds(tmp_path, sweep):
     row = found.set_index("claim").loc["memory"]
     assert row["verdict"] == cl.SUPPORTED
     assert row["effect"] == pytest.approx(310 / 300 - 1)
+    assert math.isnan(row["low"]) and "×0.344" in text_table(found) and "exact" in text_table(found)
 
 
 def judged(results, capsys):

@@ -30,7 +30,7 @@ SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusi
 VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED)
 COLUMNS = (
     "claim,title,wording,task,scale,source,metric,split,sampling,extractor,comparison,direction,"
-    "unit,expected_ratio,matters,effect,low,high,n_seeds,min_seeds,p_value,p_holm,verdict,reason,"
+    "unit,expected_ratio,matters,exact,effect,low,high,n_seeds,min_seeds,p_value,p_holm,verdict,reason,"
     "treatment,baseline,treatment_mean,baseline_mean,published_effect,published_source,figure"
 ).split(",")
 EVIDENCE_COLUMNS = ["claim", "side", "run", "seed", "value"]
@@ -318,8 +318,6 @@ def _row(
     means = seen.rows.groupby("side")["value"].mean() if len(seen.rows) else {}
     first = seen.rows.iloc[0] if len(seen.rows) else {}
     source = claim.published.source if claim.published else ""
-    bounds = (interval.mean, interval.mean, interval.mean) if claim.exact else None
-    effect, low, high = bounds or (interval.mean, interval.low, interval.high)
     return {
         "claim": claim.id,
         "title": claim.title,
@@ -334,9 +332,10 @@ def _row(
         "unit": "relative change" if claim.scale == "ratio" else "difference",
         "expected_ratio": claim.expected_ratio,
         "matters": claim.matters,
-        "effect": shown(claim, effect),
-        "low": shown(claim, low),
-        "high": shown(claim, high),
+        "exact": claim.exact,
+        "effect": shown(claim, interval.mean),
+        "low": shown(claim, interval.low),
+        "high": shown(claim, interval.high),
         "n_seeds": interval.n,
         "min_seeds": claim.min_seeds,
         "p_value": judgement.p_value,

@@ -75,6 +75,7 @@ def sentence(row: Mapping[str, Any]) -> str:
         here = f"Not run here: {row['reason']}."
     else:
         seeds = f"{row['n_seeds']} seeds" if row["n_seeds"] > 1 else "one seed"
+        seeds = "counted, so without seeds" if row["exact"] else seeds
         between = f" (95 % interval {interval(row)}, {seeds})" if interval(row) else f" ({seeds})"
         how = "the treatment is" if row["expected_ratio"] != 1 else "the treatment differs by"
         of = " the baseline" if row["expected_ratio"] != 1 else ""

@@ -52,7 +52,8 @@ def text_table(claims: pd.DataFrame) -> str:
     table = [("verdict", "claim", "here", "95 % interval", "seeds", "paper")]
     for row in rows:
         here = amount(row, row["effect"])
-        seeds = str(row["n_seeds"]) if row["n_seeds"] else ""
+        seeds = "exact" if row["exact"] else str(row["n_seeds"])
+        seeds = seeds if row["n_seeds"] else ""
         paper = amount(row, row["published_effect"])
         table.append((row["verdict"], row["title"], here, interval(row), seeds, paper))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
