@@ -34,9 +34,9 @@ rule memory_crossing:
         f"{MEMORY}/crossing-{{network}}.csv",
     log:
         f"{RESULTS}/logs/memory/crossing-{{network}}.log",
+    priority: 5  # the longest first
     conda:
         "../../envs/cpu.yaml"
-    priority: 5  # the longest first
     params:
         settings=section_hash("data", "network", "training"),
         network=lambda wildcards: CROSSINGS[wildcards.network],
