@@ -26,7 +26,7 @@ def snakemake(results, *arguments, preset="smoke", overrides=""):
     ]  # fmt: skip
     if overrides:
         command.append(f"set={overrides}")
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
 
 
 def planned(output):
