@@ -19,6 +19,8 @@ rule claims:
         text=f"{RESULTS}/claims/claims.txt",
     log:
         f"{RESULTS}/logs/claims.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/claims.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -43,6 +45,8 @@ rule site:
         figures=directory(f"{RESULTS}/report/figures"),
     log:
         f"{RESULTS}/logs/site.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/site.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:

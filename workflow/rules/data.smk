@@ -12,6 +12,8 @@ rule data:
         ),
     log:
         f"{RESULTS}/logs/data.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/data.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -29,9 +31,13 @@ rule extractor:
         report=f"{RESULTS}/data/digits_cnn.json",
     log:
         f"{RESULTS}/logs/extractor.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/extractor.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: THREADS
+    resources:
+        mem_mb=memory,
     params:
         folder=f"{RESULTS}/data",
     shell:

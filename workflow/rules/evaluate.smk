@@ -26,12 +26,15 @@ rule floor:
         f"{RESULTS}/data/floor.json",
     log:
         f"{RESULTS}/logs/floor.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/floor.tsv"
     priority: 20  # it fills the cache of reference features that every evaluation reads
     conda:
         "../../envs/cpu.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
+        mem_mb=memory,
     params:
         settings=section_hash("evaluation"),
         samples=max(s.samples for s in PRESET.sampling.values()),
@@ -57,12 +60,15 @@ rule evaluate:
         f"{RESULTS}/runs/{{run}}/scores.json",
     log:
         f"{RESULTS}/logs/evaluate/{{run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{run}}.tsv"
     priority: 5
     conda:
         "../../envs/cpu.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
+        mem_mb=memory,
     params:
         settings=section_hash("evaluation"),
         folder=f"{RESULTS}/data",

@@ -19,6 +19,8 @@ rule tables:
         samples=directory(f"{RESULTS}/tables/samples"),
     log:
         f"{RESULTS}/logs/tables.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tables.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -45,6 +47,8 @@ rule notebook:
         summary=directory(f"{RESULTS}/summary"),
     log:
         f"{RESULTS}/logs/notebook.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/notebook.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:

@@ -9,11 +9,14 @@ rule sample:
         metrics=f"{RESULTS}/runs/{{run}}/samples-{{sampling}}.json",
     log:
         f"{RESULTS}/logs/sample/{{run}}-{{sampling}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sample/{{run}}-{{sampling}}.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
+        mem_mb=memory,
     params:
         settings=lambda wildcards: digest(
             PRESET.sampling[wildcards.sampling].model_dump(mode="json")

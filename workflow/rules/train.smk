@@ -10,6 +10,8 @@ rule train:
         metrics=f"{RESULTS}/runs/{{run}}/{{part}}.json",
     log:
         f"{RESULTS}/logs/train/{{run}}-{{part}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{run}}-{{part}}.tsv"
     # The longest jobs first, so that the last minutes of a sweep use every core.
     priority: 10
     conda:
@@ -17,6 +19,7 @@ rule train:
     threads: THREADS
     resources:
         gpu=GPU,
+        mem_mb=memory,
     params:
         hash=lambda wildcards: RUNS[wildcards.run].hash,
         data=f"{RESULTS}/data",
@@ -46,6 +49,8 @@ rule assemble:
         f"{RESULTS}/runs/{{run}}/manifest.json",
     log:
         f"{RESULTS}/logs/assemble/{{run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/assemble/{{run}}.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:

@@ -1,0 +1,1 @@
+"""Beyond one machine: what jobs need, how long a sweep takes on N GPUs, what a failure means."""

@@ -1,0 +1,85 @@
+"""Memory that a scheduler should reserve for the jobs of a sweep, from the memory planner.
+
+A job's host memory is that of its programs (Python, PyTorch, the workflow engine that started it)
+and, on the CPU, the training step's peak. On a GPU the step lives in the GPU's memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..config import Preset, RunConfig, digest
+from ..memory.formula import of_depth
+from ..memory.plan import plan
+from ..memory.point import DATA_IMAGES, Point
+from ..parts import part_of
+
+MIB = 2**20
+#: MiB of a job's programs and files before its first step. Measured resident sets of smoke jobs
+#: stay below half of the first; a CUDA context keeps about 3 GiB of the host.
+PROGRAMS = {"cpu": 1500, "cuda": 6000}
+
+
+def part_peak(preset: Preset, run: RunConfig, part_name: str) -> int:
+    """Planned peak in bytes of one training job.
+
+    A block alone is a network of its own depth, so it is planned as one.
+    """
+    part = part_of(run, part_name)
+    point = Point(preset.description, run, DATA_IMAGES[preset.data.name])
+    if len(part.blocks) == 1:
+        point = of_depth(point, part.depth)
+    return plan(point).peak
+
+
+def training_peaks(
+    preset: Preset, peak: Callable[[Preset, RunConfig, str], int] = part_peak
+) -> dict[str, dict[str, int]]:
+    """Planned peak in bytes of every training job: run → part → bytes.
+
+    Jobs that differ in seed, partition or overlap only are planned once.
+    """
+    known: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {}
+    for run in preset.runs():
+        for name in run.parts:
+            part = part_of(run, name)
+            key = str((part.depth, [list(r or ()) for r in part.layers.values()]))
+            if key not in known:
+                known[key] = peak(preset, run, name)
+            found.setdefault(run.name, {})[name] = known[key]
+    return found
+
+
+def identity(preset: Preset) -> str:
+    """Changes when a setting does that decides what jobs need."""
+    sections = ("data", "network", "training", "compute", "sweep")
+    return digest([getattr(preset, name).model_dump(mode="json") for name in sections])
+
+
+def needs(preset: Preset) -> dict[str, Any]:
+    """What to reserve, ready for JSON.
+
+    Returns:
+        ``training``: host memory in MiB of every training job, run → part;
+        ``others``: host memory in MiB of every other job that loads PyTorch (it holds a whole
+        network, without gradients, moments or a graph: no more than the largest training job);
+        ``gpu``: planned MiB of GPU memory of every training job, run → part, where there is one.
+    """
+    peaks = training_peaks(preset)
+    on_gpu = preset.compute.device == "cuda"
+    programs = PROGRAMS["cuda" if on_gpu else "cpu"]
+
+    def host(nbytes: int) -> int:
+        return programs + (0 if on_gpu else -(-nbytes // MIB))
+
+    largest = max(max(parts.values()) for parts in peaks.values())
+    return {
+        "identity": identity(preset),
+        "training": {
+            run: {part: host(n) for part, n in parts.items()} for run, parts in peaks.items()
+        },
+        "others": host(largest),
+        "gpu": {
+            run: {part: -(-n // MIB) for part, n in parts.items()} for run, parts in peaks.items()
+        },
+    }
