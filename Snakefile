@@ -22,7 +22,7 @@ rule all:
 
 
 onsuccess:
-    verdicts = Path(f"{RESULTS}/claims/claims.txt")
+    verdicts = Path(f"{RESULTS}/tables/claims.txt")
     if verdicts.is_file():
         print(f"\n{verdicts.read_text(encoding='utf-8')}")
     print(f"The report: {RESULTS}/report/index.html")

@@ -472,13 +472,21 @@ def test_strategies_can_be_told_apart_by_any_eyes(eyes):
     assert len(set(markers)) == len(markers)
 
 
-def test_notebook_is_kept_stripped_with_its_parameters():
-    notebook = json.loads((ROOT / "notebooks" / "image_quality.ipynb").read_text())
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("image_quality", {"tables", "preset", "published", "figures", "summary_tables"}),
+        ("memory", {"tables", "preset", "figures", "summary_tables"}),
+        ("verdict", {"tables", "preset", "figures"}),
+    ],
+)
+def test_notebooks_are_kept_stripped_with_their_parameters(name, expected):
+    notebook = json.loads((ROOT / f"notebooks/{name}.ipynb").read_text())
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     assert all(not c["outputs"] and c["execution_count"] is None for c in code)
     (parameters,) = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
     names = {line.split(" = ")[0] for line in "".join(parameters["source"]).splitlines()}
-    assert names == {"tables", "preset", "published", "figures", "summary_tables"}
+    assert names == expected
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
 
 

@@ -129,6 +129,9 @@ class TrainingConfig(_Section):
     )
     compile: bool = False
     checkpoint_every: PositiveInt = 500
+    on_divergence: Literal["stop", "record"] = Field(
+        "stop", description="at a loss that is not finite: fail, or end with the last good weights"
+    )
 
     @model_validator(mode="after")
     def _microbatches(self):

@@ -26,6 +26,37 @@ rule claims:
         "--published {input.published} --output {params.tables} > {log} 2>&1"
 
 
+rule verdict:
+    input:
+        claims=rules.claims.output,
+        notebook="notebooks/verdict.ipynb",
+    output:
+        notebook=f"{RESULTS}/report/verdict.ipynb",
+        page=f"{RESULTS}/report/verdict.html",
+        figures=report(
+            directory(f"{RESULTS}/verdict/figures"),
+            patterns=["{figure}.png"],
+            caption="../captions/figure.rst",
+            category="Figures",
+        ),
+    log:
+        f"{RESULTS}/logs/verdict.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        tables=f"{RESULTS}/tables",
+    shell:
+        """
+        mkdir -p {output.figures}
+        {{
+            PYTHONPATH={LIBRARY} {PYTHON} -m papermill {input.notebook} {output.notebook} --no-progress-bar \
+                -p preset {PRESET_NAME} -p tables {params.tables} -p figures {output.figures}
+            {PYTHON} -m nbconvert --to html --no-input --HTMLExporter.mathjax_url= \
+                --HTMLExporter.require_js_url= {output.notebook}
+        }} > {log} 2>&1
+        """
+
+
 rule site:
     input:
         claims=rules.claims.output,

@@ -3,9 +3,9 @@
 MEMORY = f"{RESULTS}/memory"
 # Networks whose crossing with checkpointing is looked up: name of the file → how to name them.
 CROSSINGS = {
-    re.sub(r"\W+", "_", name).lower(): SELECT
-    if name == "preset"
-    else f"--model {shlex.quote(name)}"
+    re.sub(r"\W+", "_", name).lower(): (
+        SELECT if name == "preset" else f"--model {shlex.quote(name)}"
+    )
     for name in PRESET.memory.crossings
 }
 
@@ -78,7 +78,12 @@ rule memory_notebook:
     output:
         notebook=f"{RESULTS}/report/memory.ipynb",
         page=f"{RESULTS}/report/memory.html",
-        figures=directory(f"{MEMORY}/figures"),
+        figures=report(
+            directory(f"{MEMORY}/figures"),
+            patterns=["{figure}.png"],
+            caption="../captions/figure.rst",
+            category="Figures",
+        ),
         summary=directory(f"{MEMORY}/summary"),
     log:
         f"{RESULTS}/logs/memory/notebook.log",
