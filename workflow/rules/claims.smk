@@ -43,6 +43,8 @@ rule verdict:
         ),
     log:
         f"{RESULTS}/logs/verdict.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/verdict.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:

@@ -20,11 +20,14 @@ rule memory_sweep:
         f"{MEMORY}/tables/{{sweep}}.csv",
     log:
         f"{RESULTS}/logs/memory/{{sweep}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/memory/{{sweep}}.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
+        mem_mb=memory,
     params:
         sweep=lambda wildcards: digest(
             PRESET.memory.sweeps[wildcards.sweep].model_dump(mode="json")
@@ -39,6 +42,8 @@ rule memory_crossing:
         f"{MEMORY}/crossing-{{network}}.csv",
     log:
         f"{RESULTS}/logs/memory/crossing-{{network}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/memory/crossing-{{network}}.tsv"
     priority: 5  # the longest first
     conda:
         "../../envs/cpu.yaml"
@@ -54,11 +59,14 @@ rule memory_inference:
         f"{MEMORY}/inference.csv",
     log:
         f"{RESULTS}/logs/memory/inference.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/memory/inference.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
+        mem_mb=memory,
     params:
         settings=section_hash("data", "network", "compute"),
         steps=PRESET.memory.sampling_steps,
@@ -87,6 +95,8 @@ rule memory_notebook:
         summary=directory(f"{MEMORY}/summary"),
     log:
         f"{RESULTS}/logs/memory/notebook.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/memory/notebook.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
