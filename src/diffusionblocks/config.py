@@ -173,6 +173,17 @@ class ComputeConfig(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1
+    processes: PositiveInt = Field(
+        1, description="a training job's, each with a GPU and an equal share of every batch"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_one_process(self, serialise):
+        # Hashes of runs must not depend on there being data parallelism.
+        plain = serialise(self)
+        if self.processes == 1:
+            del plain["processes"]
+        return plain
 
 
 class MemorySweep(_Section):
@@ -298,6 +309,13 @@ class RunConfig(_Section):
             raise ValueError(
                 f"method {self.method} with blocks {self.blocks}: one block is end_to_end, "
                 "and end_to_end is one block; change either"
+            )
+        shares = self.compute.processes * self.training.accumulation
+        if self.training.batch_size % shares:
+            raise ValueError(
+                f"batch_size {self.training.batch_size} does not divide into "
+                f"{self.compute.processes} processes × {self.training.accumulation} microbatches; "
+                "change batch_size or compute.processes"
             )
         self.layer_ranges()
         return self

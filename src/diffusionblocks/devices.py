@@ -2,11 +2,12 @@
 
 import torch
 
+from .device_claims import claim, lock_folder
 from .errors import UserError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` takes CUDA where there is one.
+    """``auto`` takes CUDA where there is one; of several GPUs, one that no other job holds.
 
     Raises:
         UserError: CUDA was asked for and there is none.
@@ -18,7 +19,15 @@ def choose_device(wanted: str) -> torch.device:
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda":
+        return torch.device("cuda", claim(cards(), lock_folder()))
     return torch.device(wanted)
+
+
+def cards() -> list[str]:
+    """Names of the GPUs that this process may use, which hold for every process."""
+    found = range(torch.cuda.device_count())
+    return [str(torch.cuda.get_device_properties(i).uuid) for i in found]
 
 
 def prepare(wanted: str, threads: int) -> torch.device:
@@ -26,6 +35,7 @@ def prepare(wanted: str, threads: int) -> torch.device:
     torch.set_num_threads(threads)
     device = choose_device(wanted)
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return device

@@ -30,6 +30,7 @@ from .provenance import provenance
 from .tasks import TASKS
 from .tensors import load_tensors, save_tensors
 from .training.loop import Trained, forget, schedule_of, train
+from .training.replicas import replicas
 
 #: Rows that a training curve is averaged down to, per block.
 CURVE_ROWS = 200
@@ -86,13 +87,19 @@ def train_part(
     """
     part = part_of(run, name)
     device = prepare(run.compute.device, run.compute.threads)
-    with JobPeak(device, len(part.blocks) + 1) as memory:
+    with (
+        replicas(device, run.compute.processes) as here,
+        JobPeak(device, len(part.blocks) + 1) as memory,
+    ):
         task = TASKS[run.task](run, data, device)
 
         def clock() -> float:
             return time.monotonic() - memory.seconds
 
-        trained = train(run, part, task, task.ranges, state, clock, report, memory.after_step)
+        after_step = memory.after_step
+        trained = train(run, part, task, task.ranges, state, clock, report, after_step, here)
+    if not here.leads:
+        return
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})

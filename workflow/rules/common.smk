@@ -51,6 +51,10 @@ SELECT = " ".join(
 )
 THREADS = PRESET.compute.threads
 GPU = 1 if PRESET.compute.device == "cuda" else 0
+# Processes of a training job that share each of its batches.
+PROCESSES = PRESET.compute.processes
+TORCHRUN = f"-m torch.distributed.run --standalone --nproc-per-node {PROCESSES}"
+TRAIN_CLI = CLI if PROCESSES == 1 else CLI.replace("-m", f"{TORCHRUN} -m", 1)
 
 
 def section_hash(*sections):

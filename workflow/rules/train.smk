@@ -16,9 +16,9 @@ rule train:
     priority: 10
     conda:
         "../../envs/cpu.yaml"
-    threads: THREADS
+    threads: THREADS * PROCESSES
     resources:
-        gpu=GPU,
+        gpu=GPU * PROCESSES,
         mem_mb=memory,
     params:
         hash=lambda wildcards: RUNS[wildcards.run].hash,
@@ -28,7 +28,7 @@ rule train:
             f"{RESULTS}/state/{wildcards.run}/{wildcards.part}-{RUNS[wildcards.run].hash}"
         ),
     shell:
-        "{CLI} train {SELECT} --run {wildcards.run} --part {wildcards.part} "
+        "{TRAIN_CLI} train {SELECT} --run {wildcards.run} --part {wildcards.part} "
         "--config-hash {params.hash} --data {params.data} --state {params.state} "
         "--output {output.weights} > {log} 2>&1"
 

@@ -20,11 +20,14 @@ PROGRAMS = {"cpu": 1500, "cuda": 6000}
 
 
 def part_peak(preset: Preset, run: RunConfig, part_name: str) -> int:
-    """Planned peak in bytes of one training job.
+    """Planned peak in bytes of each process of one training job.
 
     A block alone is a network of its own depth, so it is planned as one.
     """
     part = part_of(run, part_name)
+    share = run.training.batch_size // run.compute.processes
+    training = run.training.model_copy(update={"batch_size": share})
+    run = run.model_copy(update={"training": training})
     point = Point(preset.description, run, DATA_IMAGES[preset.data.name])
     if len(part.blocks) == 1:
         point = of_depth(point, part.depth)
@@ -63,20 +66,21 @@ def needs(preset: Preset) -> dict[str, Any]:
         ``training``: host memory in MiB of every training job, run → part;
         ``others``: host memory in MiB of every other job that loads PyTorch (it holds a whole
         network, without gradients, moments or a graph: no more than the largest training job);
-        ``gpu``: planned MiB of GPU memory of every training job, run → part, where there is one.
+        ``gpu``: planned MiB of GPU memory of every process of every training job, run → part.
     """
     peaks = training_peaks(preset)
     on_gpu = preset.compute.device == "cuda"
     programs = PROGRAMS["cuda" if on_gpu else "cpu"]
 
-    def host(nbytes: int) -> int:
-        return programs + (0 if on_gpu else -(-nbytes // MIB))
+    def host(nbytes: int, processes: int = 1) -> int:
+        return processes * (programs + (0 if on_gpu else -(-nbytes // MIB)))
 
     largest = max(max(parts.values()) for parts in peaks.values())
     return {
         "identity": identity(preset),
         "training": {
-            run: {part: host(n) for part, n in parts.items()} for run, parts in peaks.items()
+            run: {part: host(n, preset.compute.processes) for part, n in parts.items()}
+            for run, parts in peaks.items()
         },
         "others": host(largest),
         "gpu": {

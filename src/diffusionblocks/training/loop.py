@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..parts import Part
 from .checkpoint import load_checkpoint, save_checkpoint
 from .offload import HostState
+from .replicas import ALONE, Replicas
 from .schedule import ema_decay, interleaved_block, learning_rate
 from .step import new_state, train_step
 
@@ -78,9 +79,12 @@ def _diverged(step: int, run: RunConfig, part: Part, ranges) -> UserError:
     )
 
 
-def step_losses(run: RunConfig, part: Part, task: Task, network, batch, block: int) -> list:
-    """The loss functions of one step of a block, one per microbatch of its batch."""
-    microbatches = zip(*(t.chunk(run.training.accumulation) for t in batch), strict=True)
+def step_losses(
+    run: RunConfig, part: Part, task: Task, network, batch, block: int, share=ALONE.share
+) -> list:
+    """The loss functions of one step of a block, one per microbatch of this process's batch."""
+    parts = run.training.accumulation
+    microbatches = zip(*(share(t).chunk(parts) for t in batch), strict=True)
     layers = part.layers[block]
     return [partial(task.loss, network, type(batch)(*m), layers) for m in microbatches]
 
@@ -94,6 +98,7 @@ def train(
     clock: Callable[[], float],
     report: Callable[[int, int, float], None],
     after_step: Callable[[], None] = lambda: None,
+    replicas: Replicas = ALONE,
 ) -> Trained:
     """Train one part of a run, resuming where an earlier job was stopped.
 
@@ -103,6 +108,7 @@ def train(
         clock: seconds from any origin.
         report: called as report(steps done, steps in all, latest loss) at every look.
         after_step: called after every update.
+        replicas: this process among those of a data-parallel job.
 
     Raises:
         UserError: a loss that is not finite, unless the run is to record it; or a checkpoint
@@ -128,7 +134,7 @@ def train(
     for step in range(start, steps):
         block, iteration = schedule_of(run, part, step)
         batch = task.batch(block, iteration)
-        losses = step_losses(run, part, task, forward, batch, block)
+        losses = step_losses(run, part, task, forward, batch, block, replicas.share)
         rate = learning_rate(
             iteration,
             settings.iterations,
@@ -138,7 +144,8 @@ def train(
         )
         decay = ema_decay(iteration, settings.batch_size, settings.ema_halflife_samples)
         with host.active(block):
-            pending.append(train_step(state, losses, rate, decay, settings.clip_norm))
+            norm = settings.clip_norm
+            pending.append(train_step(state, losses, rate, decay, norm, replicas.average))
         after_step()
 
         done = step + 1
@@ -158,8 +165,9 @@ def train(
                 break
             looks.append(recent)
             pending = []
-            report(done, steps, float(recent[:, 0].mean()))
-        if due:
+            if replicas.leads:
+                report(done, steps, float(recent[:, 0].mean()))
+        if due and replicas.leads:
             elapsed = spent + clock() - began
             save_checkpoint(state_folder, state, done, torch.cat(looks), elapsed, run.hash)
     return Trained(

@@ -36,6 +36,7 @@ def train_step(
     learning_rate: float,
     ema_decay: float,
     clip_norm: float,
+    average: Callable[[list[Tensor]], None] = lambda tensors: None,
 ) -> Tensor:
     """Update the parameters that the losses reach; leave all others, bit for bit.
 
@@ -44,6 +45,7 @@ def train_step(
         learning_rate: of this step.
         ema_decay: of this step, see :func:`~diffusionblocks.training.schedule.ema_decay`.
         clip_norm: largest norm of the gradient over all parameters reached.
+        average: averages gradients and loss over the processes of a data-parallel job.
 
     Returns:
         [2] on the device: mean loss and gradient norm before clipping.
@@ -57,6 +59,7 @@ def train_step(
         part.backward()
         total = total + part.detach()
     reached = {name: p for name, p in named.items() if p.grad is not None}
+    average([*(p.grad for p in reached.values()), total])
     # Said outright, so that planning under fake tensors takes the same way as a real step.
     norm = nn.utils.clip_grad_norm_(reached.values(), clip_norm, foreach=True)
     state.optimizer.update(reached, learning_rate)
