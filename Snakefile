@@ -22,7 +22,14 @@ rule all:
         f"{RESULTS}/report/index.html",
 
 
+onerror:
+    for line in summary(Path(log).read_text(encoding="utf-8")):
+        print(line)
+
+
 onsuccess:
+    for line in summary(Path(log).read_text(encoding="utf-8")):
+        print(line)
     verdicts = Path(f"{RESULTS}/tables/claims.txt")
     if verdicts.is_file():
         print(f"\n{verdicts.read_text(encoding='utf-8')}")

@@ -48,8 +48,8 @@ MinJobAge=600
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=gpu:1
-PartitionName=cpu Nodes={host} Default=YES MaxTime=60 State=UP
-PartitionName=gpu Nodes={host} MaxTime=60 State=UP
+PartitionName=cpu Nodes={host} Default=YES MaxTime=1440 State=UP
+PartitionName=gpu Nodes={host} MaxTime=1440 State=UP
 """
 
 

@@ -1,0 +1,206 @@
+"""The Slurm profile on a real Slurm, which the test starts on the loopback and stops again."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from slurm import MEND, find_slurm, slurm
+
+from diffusionblocks.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+#: One seed, trained long enough for a job to be stopped between two checkpoints.
+OVERRIDES = "sweep.seeds=[0] training.iterations=200 training.checkpoint_every=10"
+#: What a test need not wait for as a cluster must: nothing of what jobs are told.
+QUICK = (
+    "--slurm-status-command squeue --slurm-init-seconds-before-status-checks 1 "
+    "--seconds-between-status-checks 1 --latency-wait 10 --cores 2"
+).split()
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A running Slurm of one node, with the partitions that the profile names."""
+    if not find_slurm():
+        pytest.skip(MEND)
+    # A short path, since a socket lies in it.
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
+        with slurm(Path(folder)) as running:
+            yield running
+
+
+class Sweep:
+    """A sweep under the Slurm profile, in a process of its own."""
+
+    def __init__(self, cluster, folder, *arguments, targets=("tables/scores.csv",)):
+        self.cluster, self.results = cluster, folder / "smoke"
+        targets = [f"{self.results}/{target}" for target in targets]
+        self.log = folder / "snakemake.log"
+        command = [
+            sys.executable, "-m", "snakemake", "--nolock", "--profile", "profiles/slurm", *QUICK,
+            "--slurm-logdir", str(folder / "slurm"), *arguments, *targets,
+            "--config", "preset=smoke", f"results={folder}", f"set={OVERRIDES}",
+        ]  # fmt: skip
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=cluster.env, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(60)
+
+    def text(self):
+        return self.log.read_text()
+
+    def end(self, seconds=420):
+        """Wait for the end; the exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end after {seconds} s\n{self.text()[-3000:]}") from None
+
+    def wait(self, wanted, what, seconds=180):
+        for _ in range(seconds * 5):
+            if answer := wanted():
+                return answer
+            assert self.process.poll() is None, self.text()[-3000:]
+            time.sleep(0.2)
+        raise AssertionError(f"waited {seconds} s in vain for {what}\n{self.text()[-3000:]}")
+
+    def running(self, name):
+        """Number of the job whose comment names a run and part, once it is running."""
+
+        def found():
+            jobs = self.cluster.jobs("RUNNING")
+            return next((number for number, comment in jobs.items() if name in comment), None)
+
+        return self.wait(found, name)
+
+    def stop(self, *jobs):
+        """Stop the processes that train some (run, part) once they have written a checkpoint."""
+        left = set(jobs)
+
+        def all_stopped():
+            for run, part in list(left):
+                saved = (self.results / "state" / run).glob(f"{part}-*/state.json")
+                if any(saved) and (found := self.process_of(f"--run\0{run}\0--part\0{part}\0")):
+                    os.kill(found, signal.SIGSTOP)
+                    left.discard((run, part))
+            return not left
+
+        self.wait(all_stopped, f"training of {left}")
+
+    def process_of(self, words):
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = line.read_text()
+            except OSError:
+                continue
+            if words in command and str(self.results) in command and "-c\0" not in command:
+                return int(line.parent.name)
+        return None
+
+    def submissions(self, rule):
+        """How many jobs of a rule were submitted."""
+        comments = self.cluster.jobs().values()
+        return sum(c.startswith(f"rule_{rule}_") for c in comments)
+
+
+def trained_here(folder):
+    """Weights of every part of the same sweep by name, trained in this process."""
+    preset = ["--preset", str(ROOT / "workflow/config/presets/smoke.yaml")]
+    preset += ["--set", *OVERRIDES.split()]
+    data, found = folder / "data", {}
+    assert main(["data", *preset, "--output", str(data)]) == 0
+    from diffusionblocks.config import load_preset
+
+    for run in load_preset(Path(preset[1]), OVERRIDES.split()).runs():
+        for part in run.parts:
+            output = folder / run.name / f"{part}.safetensors"
+            arguments = ["--run", run.name, "--part", part, "--data", str(data)]
+            arguments += ["--output", str(output), "--state", str(folder / "state")]
+            assert main(["train", *preset, *arguments]) == 0
+            found[f"{run.name}/{part}.safetensors"] = output.read_bytes()
+    return found
+
+
+def test_a_cancelled_job_does_not_change_a_bit_of_the_sweep(cluster, tmp_path):
+    run, part = "end_to_end-s0", "block0"
+    with Sweep(cluster, tmp_path / "cluster") as sweep:
+        sweep.stop((run, part))
+        number = sweep.running(f"{run}_{part}")
+        cluster.run("scancel", number)
+        assert sweep.end() == 0, sweep.text()[-5000:]
+    text = sweep.text()
+    assert f"recovered: train {run}-{part}: it was cancelled" in text
+    # A job per block, and the cancelled one twice, the second time with twice the memory.
+    assert sweep.submissions("train") == 10
+    asked = [int(m) for m in re.findall(rf"{run}/{part}\.json.*?mem_mb=(\d+)", text, re.DOTALL)]
+    assert asked[1] == 2 * asked[0] > 0
+    # What takes seconds goes in groups: one for the data, two of the five runs' scores.
+    groups = {
+        number: comment for number, comment in cluster.jobs().items() if "sample" in comment
+    }
+    assert 1 <= len(groups) <= 3
+    expected = trained_here(tmp_path / "here")
+    assert len(expected) == 9
+    for name, weights in expected.items():
+        assert (sweep.results / "runs" / name).read_bytes() == weights, name
+    assert (sweep.results / "tables/scores.csv").is_file()
+
+
+RUNS = (
+    "end_to_end-s0",
+    "independent-B2-equal_mass-overlap0-s0",
+    "independent-B2-uniform_log_sigma-overlap0-s0",
+    "independent-B3-equal_mass-overlap0.05-l1.4.1-s0",
+    "interleaved-B3-equal_mass-overlap0-s0",
+)
+FAULTS = {
+    "end_to_end-s0-block0": "the partition it was sent to does not exist",
+    "independent-B2-equal_mass-overlap0-s0-block0": "it outlived its time limit",
+    "independent-B2-equal_mass-overlap0-s0-block1": "it outgrew its memory limit",
+    "independent-B2-uniform_log_sigma-overlap0-s0-block0": "its node went down",
+}
+
+
+def test_what_a_cluster_refuses_or_kills_is_named_and_the_rest_goes_on(cluster, tmp_path):
+    resources = [
+        "train:slurm_partition='nowhere' if wildcards.run == 'end_to_end-s0' else 'cpu'",
+        "train:mem_mb=64 if wildcards.run.startswith('independent-B2-equal') and "
+        "wildcards.part == 'block1' else 1500",
+    ]
+    hangs, lost = list(FAULTS)[1], list(FAULTS)[3]
+    manifests = [f"runs/{run}/manifest.json" for run in RUNS]
+    arguments = ["--retries", "0", "--set-resources", *resources, "--"]
+    with Sweep(cluster, tmp_path, *arguments, targets=manifests) as sweep:
+        sweep.stop(*(name.rsplit("-", 1) for name in (hangs, lost)))
+        number = sweep.running(hangs.replace("-block", "_block"))
+        cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=1")
+        sweep.wait(lambda: cluster.states()[number] == "TIMEOUT", "the end of its time")
+        number = sweep.running(lost.replace("-block", "_block"))
+        cluster.stop_node()
+        sweep.wait(lambda: cluster.states()[number] == "NODE_FAIL", "the loss of the node")
+        cluster.slurmd()
+        assert sweep.end() == 1
+    text = sweep.text()
+    lines = [line for line in text.splitlines() if line.startswith("failed: train ")]
+    assert len(lines) == len(FAULTS), text[-5000:]
+    for name, cause in FAULTS.items():
+        (line,) = (line for line in lines if f" {name}: " in line.replace("-s0 ", "-s0-"))
+        assert cause in line and "start the same command again" in line
+    assert "Traceback" not in text
+    finished = {p.parent.name for p in sweep.results.glob("runs/*/manifest.json")}
+    assert finished == set(RUNS[-2:])
