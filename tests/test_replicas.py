@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 import yaml
+from conftest import TINY
 from safetensors.torch import load_file
 
-from conftest import TINY
 from diffusionblocks.cli import main
 from diffusionblocks.config import load_preset
 from diffusionblocks.errors import UserError

@@ -42,6 +42,7 @@ class Sweep:
     def __init__(self, cluster, folder, *arguments, targets=("tables/scores.csv",)):
         self.cluster, self.results = cluster, folder / "smoke"
         targets = [f"{self.results}/{target}" for target in targets]
+        folder.mkdir(exist_ok=True)
         self.log = folder / "snakemake.log"
         command = [
             sys.executable, "-m", "snakemake", "--nolock", "--profile", "profiles/slurm", *QUICK,
@@ -150,9 +151,7 @@ def test_a_cancelled_job_does_not_change_a_bit_of_the_sweep(cluster, tmp_path):
     asked = [int(m) for m in re.findall(rf"{run}/{part}\.json.*?mem_mb=(\d+)", text, re.DOTALL)]
     assert asked[1] == 2 * asked[0] > 0
     # What takes seconds goes in groups: one for the data, two of the five runs' scores.
-    groups = {
-        number: comment for number, comment in cluster.jobs().items() if "sample" in comment
-    }
+    groups = {number: comment for number, comment in cluster.jobs().items() if "sample" in comment}
     assert 1 <= len(groups) <= 3
     expected = trained_here(tmp_path / "here")
     assert len(expected) == 9

@@ -50,9 +50,7 @@ def lock(card: str, folder: Path) -> IO[str] | None:
     return file
 
 
-def first_free(
-    cards: Sequence[str], folder: Path, wait: Callable[[], None]
-) -> tuple[int, IO[str]]:
+def first_free(cards: Sequence[str], folder: Path, wait: Callable[[], None]) -> tuple[int, IO[str]]:
     """Take the first free card, waiting until there is one.
 
     Args:

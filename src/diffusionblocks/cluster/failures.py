@@ -94,7 +94,7 @@ SILENT = (
 #: Where what was logged of a failed job begins, and where at the latest it ends.
 BEGINS = re.compile(r"^ *(?:message: )?Error in (?:rule|group) [\w-]+:?$", re.MULTILINE)
 ENDS = re.compile(
-    r"^(?:Trying to restart job|Select jobs to execute|Finished jobid|Exiting because|\[\w{3} \w{3} )",
+    r"^(?:Trying to restart job|Select jobs to execute|Finished jobid|Exiting because|\[\w{3} )",
     re.MULTILINE,
 )
 FAULT = re.compile(r"^ *diffusionblocks: (.+)$", re.MULTILINE)

@@ -19,19 +19,25 @@ MIB = 2**20
 PROGRAMS = {"cpu": 1500, "cuda": 6000}
 
 
-def part_peak(preset: Preset, run: RunConfig, part_name: str) -> int:
-    """Planned peak in bytes of each process of one training job.
+def part_point(preset: Preset, run: RunConfig, part_name: str, batch_size: int) -> Point:
+    """The training step of one process of one training job, for the memory planner.
 
     A block alone is a network of its own depth, so it is planned as one.
+
+    Args:
+        batch_size: examples of the process's step.
     """
     part = part_of(run, part_name)
-    share = run.training.batch_size // run.compute.processes
-    training = run.training.model_copy(update={"batch_size": share})
+    training = run.training.model_copy(update={"batch_size": batch_size})
     run = run.model_copy(update={"training": training})
     point = Point(preset.description, run, DATA_IMAGES[preset.data.name])
-    if len(part.blocks) == 1:
-        point = of_depth(point, part.depth)
-    return plan(point).peak
+    return of_depth(point, part.depth) if len(part.blocks) == 1 else point
+
+
+def part_peak(preset: Preset, run: RunConfig, part_name: str) -> int:
+    """Planned peak in bytes of each process of one training job."""
+    share = run.training.batch_size // run.compute.processes
+    return plan(part_point(preset, run, part_name, share)).peak
 
 
 def training_peaks(

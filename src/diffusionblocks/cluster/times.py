@@ -7,9 +7,8 @@ in proportion to its examples.
 import csv
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -32,7 +31,6 @@ class Times(BaseModel):
         start: seconds of a job before its first step and after its last.
         step: seconds of a training step by kind of job.
         whole: seconds of jobs by kind, where they were measured as a whole.
-        sampled: seconds of a layer of a sample, where sampling was measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -43,7 +41,6 @@ class Times(BaseModel):
     start: NonNegativeFloat
     step: dict[str, PositiveFloat]
     whole: dict[str, NonNegativeFloat] = {}
-    sampled: PositiveFloat | None = None
 
 
 def read_times(path: Path) -> Times:
@@ -177,9 +174,3 @@ def _per_layer(preset: Preset, times: Times) -> float:
     if deepest is None:
         return 0.0
     return times.step[deepest.kind] / (deepest.layers * times.batch_size)
-
-
-def totals(jobs: Iterable[Job], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Number of jobs and their seconds together."""
-    chosen = list(jobs)
-    return {"jobs": len(chosen), "seconds": sum(seconds[job.name] for job in chosen)}
