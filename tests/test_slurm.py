@@ -65,14 +65,14 @@ class Sweep:
     def text(self):
         return self.log.read_text()
 
-    def end(self, seconds=420):
+    def end(self, seconds=1200):
         """Wait for the end; the exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"no end after {seconds} s\n{self.text()[-3000:]}") from None
 
-    def wait(self, wanted, what, seconds=180):
+    def wait(self, wanted, what, seconds=600):
         for _ in range(seconds * 5):
             if answer := wanted():
                 return answer

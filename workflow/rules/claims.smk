@@ -2,8 +2,8 @@
 rule claims:
     input:
         tables=rules.tables.output.tables,
-        ledger="workflow/config/claims.yaml",
-        published="workflow/config/published.csv",
+        ledger=local("workflow/config/claims.yaml"),
+        published=local("workflow/config/published.csv"),
         memory=rules.memory_notebook.input.sweeps,
     output:
         report(
@@ -31,7 +31,7 @@ rule claims:
 rule verdict:
     input:
         claims=rules.claims.output,
-        notebook="notebooks/verdict.ipynb",
+        notebook=local("notebooks/verdict.ipynb"),
     output:
         notebook=f"{RESULTS}/report/verdict.ipynb",
         page=f"{RESULTS}/report/verdict.html",

@@ -82,7 +82,7 @@ rule memory_notebook:
         sweeps=expand("{memory}/tables/{sweep}.csv", memory=MEMORY, sweep=PRESET.memory.sweeps),
         crossings=expand("{memory}/crossing-{network}.csv", memory=MEMORY, network=CROSSINGS),
         inference=f"{MEMORY}/inference.csv",
-        notebook="notebooks/memory.ipynb",
+        notebook=local("notebooks/memory.ipynb"),
     output:
         notebook=f"{RESULTS}/report/memory.ipynb",
         page=f"{RESULTS}/report/memory.html",

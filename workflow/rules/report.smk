@@ -33,8 +33,8 @@ rule tables:
 rule notebook:
     input:
         tables=rules.tables.output,
-        notebook="notebooks/image_quality.ipynb",
-        published="workflow/config/published.csv",
+        notebook=local("notebooks/image_quality.ipynb"),
+        published=local("workflow/config/published.csv"),
     output:
         notebook=f"{RESULTS}/report/image_quality.ipynb",
         page=f"{RESULTS}/report/image_quality.html",
