@@ -44,7 +44,7 @@ ReturnToService=2
 SlurmdTimeout=10
 KillWait=2
 OverTimeLimit=0
-MinJobAge=600
+MinJobAge=7200
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=gpu:1
