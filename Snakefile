@@ -23,12 +23,12 @@ rule all:
 
 
 onerror:
-    for line in summary(Path(log).read_text(encoding="utf-8")):
+    for line in summary("".join(Path(file).read_text(encoding="utf-8") for file in log)):
         print(line)
 
 
 onsuccess:
-    for line in summary(Path(log).read_text(encoding="utf-8")):
+    for line in summary("".join(Path(file).read_text(encoding="utf-8") for file in log)):
         print(line)
     verdicts = Path(f"{RESULTS}/tables/claims.txt")
     if verdicts.is_file():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,8 +16,16 @@ from slurm import MEND, find_slurm, slurm
 from diffusionblocks.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-#: One seed, trained long enough for a job to be stopped between two checkpoints.
-OVERRIDES = "sweep.seeds=[0] training.iterations=200 training.checkpoint_every=10"
+#: Three of the smoke sweep's five runs, trained long enough to be stopped between two checkpoints.
+OVERRIDES = [
+    "sweep.seeds=[0]",
+    "training.iterations=200",
+    "training.checkpoint_every=10",
+    "sweep.variants=[{method: end_to_end}, {method: blockwise_independent, blocks: 3, "
+    "overlap: 0.05, layers_per_block: [1, 4, 1]}, {method: blockwise_interleaved, blocks: 3}]",
+]
+WHOLE, SPLIT = "end_to_end-s0", "independent-B3-equal_mass-overlap0.05-l1.4.1-s0"
+INTERLEAVED = "interleaved-B3-equal_mass-overlap0-s0"
 #: What a test need not wait for as a cluster must: nothing of what jobs are told.
 QUICK = (
     "--slurm-status-command squeue --slurm-init-seconds-before-status-checks 1 "
@@ -46,8 +55,9 @@ class Sweep:
         self.log = folder / "snakemake.log"
         command = [
             sys.executable, "-m", "snakemake", "--nolock", "--profile", "profiles/slurm", *QUICK,
-            "--slurm-logdir", str(folder / "slurm"), *arguments, *targets,
-            "--config", "preset=smoke", f"results={folder}", f"set={OVERRIDES}",
+            "--slurm-logdir", str(folder / "slurm"), *arguments,
+            "--config", "preset=smoke", f"results={folder}", f"set={shlex.join(OVERRIDES)}",
+            "--", *targets,
         ]  # fmt: skip
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -122,12 +132,12 @@ class Sweep:
 def trained_here(folder):
     """Weights of every part of the same sweep by name, trained in this process."""
     preset = ["--preset", str(ROOT / "workflow/config/presets/smoke.yaml")]
-    preset += ["--set", *OVERRIDES.split()]
+    preset += ["--set", *OVERRIDES]
     data, found = folder / "data", {}
     assert main(["data", *preset, "--output", str(data)]) == 0
     from diffusionblocks.config import load_preset
 
-    for run in load_preset(Path(preset[1]), OVERRIDES.split()).runs():
+    for run in load_preset(Path(preset[1]), OVERRIDES).runs():
         for part in run.parts:
             output = folder / run.name / f"{part}.safetensors"
             arguments = ["--run", run.name, "--part", part, "--data", str(data)]
@@ -138,7 +148,7 @@ def trained_here(folder):
 
 
 def test_a_cancelled_job_does_not_change_a_bit_of_the_sweep(cluster, tmp_path):
-    run, part = "end_to_end-s0", "block0"
+    run, part = SPLIT, "block1"
     with Sweep(cluster, tmp_path / "cluster") as sweep:
         sweep.stop((run, part))
         number = sweep.running(f"{run}_{part}")
@@ -147,48 +157,40 @@ def test_a_cancelled_job_does_not_change_a_bit_of_the_sweep(cluster, tmp_path):
     text = sweep.text()
     assert f"recovered: train {run}-{part}: it was cancelled" in text
     # A job per block, and the cancelled one twice, the second time with twice the memory.
-    assert sweep.submissions("train") == 10
+    assert sweep.submissions("train") == 6
     asked = [int(m) for m in re.findall(rf"{run}/{part}\.json.*?mem_mb=(\d+)", text, re.DOTALL)]
     assert asked[1] == 2 * asked[0] > 0
-    # What takes seconds goes in groups: one for the data, two of the five runs' scores.
+    # What takes seconds goes in groups: the scores of up to four runs in one.
     groups = {number: comment for number, comment in cluster.jobs().items() if "sample" in comment}
-    assert 1 <= len(groups) <= 3
+    assert 1 <= len(groups) <= 2
     expected = trained_here(tmp_path / "here")
-    assert len(expected) == 9
+    assert len(expected) == 5
     for name, weights in expected.items():
         assert (sweep.results / "runs" / name).read_bytes() == weights, name
     assert (sweep.results / "tables/scores.csv").is_file()
 
 
-RUNS = (
-    "end_to_end-s0",
-    "independent-B2-equal_mass-overlap0-s0",
-    "independent-B2-uniform_log_sigma-overlap0-s0",
-    "interleaved-B3-equal_mass-overlap0-s0",
-)
 FAULTS = {
-    "end_to_end-s0-block0": "the partition it was sent to does not exist",
-    "independent-B2-equal_mass-overlap0-s0-block0": "it outlived its time limit",
-    "independent-B2-equal_mass-overlap0-s0-block1": "it outgrew its memory limit",
-    "independent-B2-uniform_log_sigma-overlap0-s0-block0": "its node went down",
+    (WHOLE, "block0"): "the partition it was sent to does not exist",
+    (SPLIT, "block0"): "it outlived its time limit",
+    (SPLIT, "block1"): "it outgrew its memory limit",
+    (SPLIT, "block2"): "its node went down",
 }
 
 
 def test_what_a_cluster_refuses_or_kills_is_named_and_the_rest_goes_on(cluster, tmp_path):
     resources = [
-        "train:slurm_partition='nowhere' if wildcards.run == 'end_to_end-s0' else 'cpu'",
-        "train:mem_mb=64 if wildcards.run.startswith('independent-B2-equal') and "
-        "wildcards.part == 'block1' else 1500",
+        f"train:slurm_partition='nowhere' if wildcards.run == '{WHOLE}' else 'cpu'",
+        f"train:mem_mb=64 if wildcards.run == '{SPLIT}' and wildcards.part == 'block1' else 1500",
     ]
-    hangs, lost = list(FAULTS)[1], list(FAULTS)[3]
-    manifests = [f"runs/{run}/manifest.json" for run in RUNS]
-    arguments = ["--retries", "0", "--set-resources", *resources, "--"]
+    manifests = [f"runs/{run}/manifest.json" for run in (WHOLE, SPLIT, INTERLEAVED)]
+    arguments = ["--retries", "0", "--set-resources", *resources]
     with Sweep(cluster, tmp_path, *arguments, targets=manifests) as sweep:
-        sweep.stop(*(name.rsplit("-", 1) for name in (hangs, lost)))
-        number = sweep.running(hangs.replace("-block", "_block"))
+        sweep.stop((SPLIT, "block0"), (SPLIT, "block2"))
+        number = sweep.running(f"{SPLIT}_block0")
         cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=1")
         sweep.wait(lambda: cluster.states()[number] == "TIMEOUT", "the end of its time")
-        number = sweep.running(lost.replace("-block", "_block"))
+        number = sweep.running(f"{SPLIT}_block2")
         cluster.stop_node()
         sweep.wait(lambda: cluster.states()[number] == "NODE_FAIL", "the loss of the node")
         cluster.slurmd()
@@ -196,9 +198,9 @@ def test_what_a_cluster_refuses_or_kills_is_named_and_the_rest_goes_on(cluster, 
     text = sweep.text()
     lines = [line for line in text.splitlines() if line.startswith("failed: train ")]
     assert len(lines) == len(FAULTS), text[-5000:]
-    for name, cause in FAULTS.items():
-        (line,) = (line for line in lines if f" {name}: " in line.replace("-s0 ", "-s0-"))
+    for (run, part), cause in FAULTS.items():
+        (line,) = (line for line in lines if f" {run}-{part}: " in line)
         assert cause in line and "start the same command again" in line
     assert "Traceback" not in text
-    finished = {p.parent.name for p in sweep.results.glob("runs/*/manifest.json")}
-    assert finished == {RUNS[-1]}
+    finished = [p.parent.name for p in sweep.results.glob("runs/*/manifest.json")]
+    assert finished == [INTERLEAVED]
