@@ -19,11 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Three of the smoke sweep's five runs, trained long enough to be stopped between two checkpoints.
 OVERRIDES = [
     "sweep.seeds=[0]",
+    # JSON without spaces, and not at an end: Snakemake reads the whole as YAML, less its quotes.
+    'sweep.variants=[{"method":"end_to_end"},{"method":"blockwise_independent","blocks":3,'
+    '"overlap":0.05,"layers_per_block":[1,4,1]},{"method":"blockwise_interleaved","blocks":3}]',
     "training.iterations=200",
     "training.checkpoint_every=10",
-    "sweep.variants=[{method: end_to_end}, {method: blockwise_independent, blocks: 3, "
-    "overlap: 0.05, layers_per_block: [1, 4, 1]}, {method: blockwise_interleaved, blocks: 3}]",
 ]
+SET = " ".join(shlex.quote(o) if '"' in o else o for o in OVERRIDES)
 WHOLE, SPLIT = "end_to_end-s0", "independent-B3-equal_mass-overlap0.05-l1.4.1-s0"
 INTERLEAVED = "interleaved-B3-equal_mass-overlap0-s0"
 #: What a test need not wait for as a cluster must: nothing of what jobs are told.
@@ -56,7 +58,7 @@ class Sweep:
         command = [
             sys.executable, "-m", "snakemake", "--nolock", "--profile", "profiles/slurm", *QUICK,
             "--slurm-logdir", str(folder / "slurm"), *arguments,
-            "--config", "preset=smoke", f"results={folder}", f"set={shlex.join(OVERRIDES)}",
+            "--config", "preset=smoke", f"results={folder}", f"set={SET}",
             "--", *targets,
         ]  # fmt: skip
         with self.log.open("w") as log:
