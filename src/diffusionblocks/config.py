@@ -186,9 +186,7 @@ class MemorySweep(_Section):
     blocks: tuple[PositiveInt, ...] | None = Field(
         None, description="the depth's divisors up to 6 when absent"
     )
-    batch_sizes: tuple[PositiveInt, ...] | None = Field(
-        None, description="training's when absent"
-    )
+    batch_sizes: tuple[PositiveInt, ...] | None = Field(None, description="training's when absent")
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
     checkpointing: tuple[bool, ...] = (False, True)
     residents: tuple[Literal["own", "all"], ...] = ("own",)
