@@ -71,8 +71,7 @@ def needs(preset: Preset) -> dict[str, Any]:
     Returns:
         ``training``: host memory in MiB of every training job, run → part;
         ``others``: host memory in MiB of every other job that loads PyTorch (it holds a whole
-        network, without gradients, moments or a graph: no more than the largest training job);
-        ``gpu``: planned MiB of GPU memory of every process of every training job, run → part.
+        network, without gradients, moments or a graph: no more than the largest training job).
     """
     peaks = training_peaks(preset)
     on_gpu = preset.compute.device == "cuda"
@@ -89,7 +88,4 @@ def needs(preset: Preset) -> dict[str, Any]:
             for run, parts in peaks.items()
         },
         "others": host(largest),
-        "gpu": {
-            run: {part: -(-n // MIB) for part, n in parts.items()} for run, parts in peaks.items()
-        },
     }
