@@ -20,6 +20,17 @@ rule all:
         f"{RESULTS}/report/index.html",
 
 
+onstart:
+    # Held while this process lives; Snakemake's own lock would outlive a killed one.
+    if (LOCK := hold(Path(f"{RESULTS}/.lock"))) is None:
+        refuse(
+            UserError(
+                f"another snakemake works on {RESULTS}; wait for it, or choose another folder "
+                "with --config results=FOLDER"
+            )
+        )
+
+
 onsuccess:
     verdicts = Path(f"{RESULTS}/claims/claims.txt")
     if verdicts.is_file():

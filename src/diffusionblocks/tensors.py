@@ -34,7 +34,21 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the step that makes it") from None
-    except SafetensorError as error:
+    # An empty file cannot be mapped, which is an OSError or a ValueError.
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole safetensors file ({error}); delete it and run again"
         ) from None
+
+
+def load_samples(path: Path) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, C, H, W] and the labels int64 [N] they were drawn for.
+
+    Raises:
+        UserError: the file is missing, not whole, or holds something else.
+    """
+    tensors = load_tensors(path)
+    images, labels = tensors.get("images"), tensors.get("labels")
+    if images is None or labels is None or images.ndim != 4 or labels.shape != images.shape[:1]:
+        raise UserError(f"{path} holds no images with labels; delete it and sample again")
+    return images, labels

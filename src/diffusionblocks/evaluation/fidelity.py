@@ -154,7 +154,8 @@ def _read_cached(path: Path, key: str) -> Tensor | None:
     try:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor("features") if file.metadata() == {"key": key} else None
-    except (FileNotFoundError, SafetensorError):
+    # An empty file cannot be mapped: an OSError or a ValueError.
+    except (OSError, ValueError, SafetensorError):
         return None
 
 
