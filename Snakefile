@@ -22,7 +22,8 @@ rule all:
 
 onstart:
     # Held while this process lives; Snakemake's own lock would outlive a killed one.
-    if (LOCK := hold(Path(f"{RESULTS}/.lock"))) is None:
+    LOCKS.append(hold(Path(f"{RESULTS}/.lock")))
+    if LOCKS[-1] is None:
         refuse(
             UserError(
                 f"another snakemake works on {RESULTS}; wait for it, or choose another folder "

@@ -5,13 +5,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import MENDS, UserError
 
 
 @contextmanager
@@ -32,9 +33,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _remove_leftovers(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        mend = MENDS.get(error.errno, "free space or choose another folder")
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {mend}") from error
     finally:
         # A folder that cannot be written to has its own message already.
         with suppress(OSError):
@@ -61,9 +61,17 @@ def _remove_leftovers(path: Path) -> None:
     """Remove halves of ``path`` that processes of this machine left when they were killed."""
     prefix = f".{path.name}.{_machine()}-"
     for half in path.parent.glob(f"{glob.escape(prefix)}*.part"):
-        pid = half.name.removeprefix(prefix).removesuffix(".part")
-        if pid.isdecimal() and not _alive(int(pid)):
-            half.unlink(missing_ok=True)
+        pid = re.match(r"\d+", half.name.removeprefix(prefix))
+        if pid and not _alive(int(pid[0])):
+            delete(half)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder; what is gone already is no fault."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,14 +21,14 @@ from .blocks import Assembled
 from .config import Preset, RunConfig, SamplingConfig, validated
 from .data.images import load_split, prepare_images
 from .devices import prepare
-from .files import write_json, write_text
+from .files import sha256, write_json, write_text
 from .generate import generate_images, layer_evaluations_per_trajectory
 from .locks import turn
 from .manifest import stands, write_part
 from .memory.allocator import JobPeak
 from .parts import Part, part_of
 from .provenance import provenance
-from .records import read_record
+from .records import read_record, require_digest
 from .tasks import TASKS
 from .tensors import load_samples, save_tensors
 from .training.loop import Trained, forget, schedule_of, train
@@ -117,8 +117,10 @@ def _train_alone(
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})
-    write_text(output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history))
-    write_part(output, _part_record(run, part, task, trained, device, memory))
+    curve = output.with_name(f"{output.stem}-curve.csv")
+    write_text(curve, curve_csv(run, part, trained.history))
+    record = _part_record(run, part, task, trained, device, memory)
+    write_part(output, record | {"curve_sha256": sha256(curve)})
     forget(state)
 
 
@@ -178,6 +180,7 @@ def sample_run(
     record = {
         "run": config.identity(),
         "config_hash": config.hash,
+        "sha256": sha256(output),
         "settings": settings.model_dump(mode="json"),
         "trajectories": settings.samples,
         "seconds": seconds,
@@ -199,7 +202,8 @@ def train_extractor(preset: Preset, data: Path, output: Path) -> None:
         splits[0].images, splits[0].labels, splits[1].images, splits[1].labels, seed=0
     )
     save_digits_cnn(output, state)
-    write_json(output.with_suffix(".json"), report | {"provenance": provenance(device)})
+    record = report | {"sha256": sha256(output), "provenance": provenance(device)}
+    write_json(output.with_suffix(".json"), record)
 
 
 def score_floor(preset: Preset, data: Path, weights: Path | None, cache: Path, output: Path):
@@ -207,6 +211,8 @@ def score_floor(preset: Preset, data: Path, weights: Path | None, cache: Path, o
     from .evaluation.scoring import floor_scores
 
     device = prepare(preset.compute.device, preset.compute.threads)
+    if weights is not None:
+        require_digest(weights)
     scores = floor_scores(preset, data, weights, cache, device)
     write_json(output, {"scores": scores, "provenance": provenance(device)})
 
@@ -226,6 +232,8 @@ def score_run(
 
     began = time.monotonic()
     device = prepare(preset.compute.device, preset.compute.threads)
+    for file in [*samples.values(), *([] if weights is None else [weights])]:
+        require_digest(file)
     model = Assembled(manifest, device)
     scores = []
     for name, path in samples.items():

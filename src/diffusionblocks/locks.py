@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .errors import UserError
+from .errors import MENDS, UserError
 
 
 def _open(path: Path) -> IO[str]:
@@ -14,9 +14,8 @@ def _open(path: Path) -> IO[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a")
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free space or choose another folder"
-        ) from None
+        mend = MENDS.get(error.errno, "choose another folder")
+        raise UserError(f"cannot write {path}: {error.strerror}; {mend}") from None
 
 
 def hold(path: Path) -> IO[str] | None:

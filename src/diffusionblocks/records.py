@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import read_json
+from .files import read_json, sha256
 
 Shape = type | Callable[[Any], bool] | dict[str, Any] | list
 
@@ -65,6 +65,21 @@ def read_record(path: Path, shape: Shape) -> Any:
             "command again"
         )
     return record
+
+
+def require_digest(path: Path) -> None:
+    """Refuse a file that differs from the digest in the record beside it, where there is one.
+
+    Raises:
+        UserError: the file is missing or differs, or its record is damaged.
+    """
+    record = path.with_suffix(".json")
+    expected = read_record(record, dict).get("sha256") if record.exists() else None
+    if not path.is_file() or expected not in (None, sha256(path)):
+        raise UserError(
+            f"{path} is missing or differs from its digest in {record.name}; delete it and run "
+            "the step that makes it again"
+        )
 
 
 #: One block of a manifest or a part; see ``partition.NoiseRange``.

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import UserError
-from .files import atomic_path
+from .files import atomic_path, delete
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -18,10 +18,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     """
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
+        # safetensors writes beside the file it is asked for, under a name that no process owns.
+        folder = temporary.with_name(f"{temporary.stem}.folder{temporary.suffix}")
+        folder.mkdir()
         try:
-            save_file(contiguous, temporary, metadata=metadata)
+            save_file(contiguous, folder / "whole", metadata=metadata)
+            (folder / "whole").replace(temporary)
         except SafetensorError as error:  # how safetensors reports a full disk
             raise UserError(f"cannot write {path}: {error}; free space and run again") from None
+        finally:
+            delete(folder)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

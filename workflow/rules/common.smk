@@ -58,6 +58,8 @@ SELECT = " ".join(
     ["--preset", shlex.quote(PRESET_NAME)]
     + (["--set", *map(shlex.quote, OVERRIDES)] if OVERRIDES else [])
 )
+# Open files that hold the lock on the results for as long as this process lives.
+LOCKS = []
 # A job that the kernel kills, for want of memory as a rule, cannot say so itself.
 shell.prefix(
     "set -euo pipefail; trap 'code=$?; if [ $code -gt 128 ]; then echo "

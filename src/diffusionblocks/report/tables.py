@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import Preset, RunConfig
 from ..errors import UserError
-from ..files import atomic_path
+from ..files import atomic_path, sha256
 from ..records import DATASET, FLOOR, SAMPLED, SCORES, TRAINED, number, read_record
 from ..tensors import load_samples
 
@@ -94,7 +94,11 @@ def read_curve(path: Path) -> list[dict[str, str]]:
 def _curve_rows(run: RunConfig, folder: Path) -> list[dict]:
     rows = []
     for name in run.parts:
-        rows += [{**run.identity(), **row} for row in read_curve(folder / f"{name}-curve.csv")]
+        path = folder / f"{name}-curve.csv"
+        expected = read_record(folder / f"{name}.json", dict).get("curve_sha256")
+        if path.is_file() and expected not in (None, sha256(path)):
+            raise UserError(f"{path} differs from its digest; delete it and train again")
+        rows += [{**run.identity(), **row} for row in read_curve(path)]
     return rows
 
 

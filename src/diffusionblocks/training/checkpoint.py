@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import sha256, write_json
+from ..files import delete, sha256, write_json
 from ..records import STATE, read_record
 from ..tensors import load_tensors, save_tensors
 from .step import TrainState
@@ -56,7 +56,7 @@ def save_checkpoint(
     write_json(folder / "state.json", record)
     for old in folder.iterdir():
         if old.name not in (path.name, "state.json"):
-            old.unlink()
+            delete(old)
 
 
 def load_checkpoint(folder: Path, state: TrainState, config_hash: str) -> Resumed | None:
