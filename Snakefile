@@ -23,7 +23,10 @@ rule all:
 
 onstart:
     # Held while this process lives; Snakemake's own lock would outlive a killed one.
-    LOCKS.append(hold(Path(f"{RESULTS}/.lock")))
+    try:
+        LOCKS.append(hold(Path(f"{RESULTS}/.lock")))
+    except UserError as error:
+        refuse(error)
     if LOCKS[-1] is None:
         refuse(
             UserError(

@@ -67,6 +67,8 @@ def _local(path: Path) -> Path:
 
 
 LocalPath = Annotated[Path, AfterValidator(_local)]
+#: A published DiT by name; it stands in names of files and on command lines.
+Model = Annotated[str, Field(pattern=r"^DiT-(S|B|L|XL)/[248]$")]
 
 
 class _Section(BaseModel):
@@ -231,7 +233,7 @@ class ComputeConfig(_Section):
 class MemorySweep(_Section):
     """Points of a memory table: the lists are crossed with each other."""
 
-    model: str | None = Field(None, description="a DiT, as in DiT-L/2; the preset's when absent")
+    model: Model | None = Field(None, description="a DiT, as in DiT-L/2; the preset's when absent")
     measure: Literal["always", "cuda", "never"] = Field(
         "cuda", description="beside planning measure; cuda: where there is one and a point fits it"
     )
@@ -272,7 +274,7 @@ class MemoryConfig(_Section):
     """What the memory tables hold. No run depends on it."""
 
     sweeps: dict[Name, MemorySweep] = Field(default_factory=_memory_sweeps, min_length=1)
-    crossings: tuple[str, ...] = Field(
+    crossings: tuple[Literal["preset"] | Model, ...] = Field(
         ("preset", "DiT-L/2"),
         min_length=1,
         description="networks compared with checkpointing: the preset's, or a DiT by name",

@@ -36,7 +36,9 @@ def damages(whole: bytes, seed: str) -> list[bytes]:
 
 def mend(line: str, root: Path) -> None:
     """Do what a message says: delete the file or folder that it names."""
-    named = re.search(r"delete (/\S+)", line) or re.search(r"(/\S+?):? (is|does|holds|differs)", line)
+    named = re.search(r"delete (/\S+)", line) or re.search(
+        r"(/\S+?):? (is|does|holds|differs)", line
+    )
     path = Path(named[1])
     assert path.is_relative_to(root), line
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -19,9 +19,7 @@ def large(whole, tmp_path):
         "training": {"batch_size": 12_000, "iterations": 2, "checkpoint_every": 1},
         "sampling": {"plain": {"samples": 8_000, "steps": 2, "batch_size": 8_000}},
     }
-    sweep = Sweep(
-        write_preset(tmp_path / "large.yaml", **changes), tmp_path / "large", whole.root
-    )
+    sweep = Sweep(write_preset(tmp_path / "large.yaml", **changes), tmp_path / "large", whole.root)
     for name in ("train block0", "train block1", "assemble", "sample"):
         assert sweep.run(name).code == 0
     sweep.expected = {stage.name: sweep.contents(stage.name) for stage in sweep.stages}
