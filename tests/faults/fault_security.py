@@ -1,4 +1,4 @@
-"""Hostile input: nothing is unpickled, no value reaches a shell as a command or leaves its folder."""
+"""Hostile input: nothing is unpickled, no value becomes a command or leaves its folder."""
 
 import ast
 import itertools
@@ -52,11 +52,8 @@ def sources() -> dict[str, str]:
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
         code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-        found[path.name] = "\n".join(
-            line
-            for line in "\n".join(code).splitlines()
-            if not line.lstrip().startswith(("%", "!"))
-        )
+        lines = "\n".join(code).splitlines()
+        found[path.name] = "\n".join(x for x in lines if not x.lstrip().startswith(("%", "!")))
     return found
 
 
