@@ -57,6 +57,11 @@ def read_table(
 def read_setting(folder: Path) -> dict[str, str]:
     """The preset's settings and provenance, ``setting.csv``, as text by key."""
     table = read_table(folder, "setting", text=True).fillna("")
+    if not {"key", "value"} <= set(table.columns):
+        raise UserError(
+            f"{Path(folder) / 'setting.csv'} has columns {[*table.columns]}; expected key and "
+            "value: delete it and build it again"
+        )
     return dict(zip(table["key"], table["value"], strict=True))
 
 

@@ -34,7 +34,12 @@ def _score_rows(run: RunConfig, preset: Preset, scores: dict) -> list[dict]:
     cost = {key: scores[key] for key in ("layer_evaluations", "iterations")}
     rows = []
     for score in scores["scores"]:
-        settings = preset.sampling[score["sampling"]]
+        settings = preset.sampling.get(score["sampling"])
+        if settings is None:
+            raise UserError(
+                f"the scores of {run.name} name the sampling {score['sampling']!r}; expected one "
+                f"of {[*preset.sampling]}: delete its scores.json and run the same command again"
+            )
         how = {
             "sampling": score["sampling"],
             "solver": settings.solver,
