@@ -13,7 +13,7 @@ SET =
 CORES = all
 
 .DEFAULT_GOAL := help
-.PHONY: help replicate smoke bench bench-memory test lint format lock clean distclean FORCE
+.PHONY: help replicate smoke bench bench-memory test test-faults audit lint format lock clean distclean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,13 @@ bench-memory: $(STAMP) ## check memory against its targets; writes results/bench
 
 test: $(STAMP) ## run every test; at least 90 % of src must be covered
 	pytest -q --cov --cov-report=term-missing:skip-covered
+
+# Not among `make test`: pytest finds no file of tests/faults unless it is named.
+test-faults: $(STAMP) ## inject faults (kills, full disks, hostile input); writes results/faults.csv
+	python tests/faults/run.py
+
+audit: $(STAMP) ## licences and known vulnerabilities of the lock; writes results/licences.csv
+	python envs/audit.py envs/requirements.lock envs/bootstrap.lock --licences results/licences.csv
 
 lint: $(STAMP) ## check code, workflow and notebooks without changing them
 	ruff check .

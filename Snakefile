@@ -27,6 +27,21 @@ onerror:
         print(line)
 
 
+onstart:
+    # Held while this process lives; Snakemake's own lock would outlive a killed one.
+    try:
+        LOCKS.append(hold(Path(f"{RESULTS}/.lock")))
+    except UserError as error:
+        refuse(error)
+    if LOCKS[-1] is None:
+        refuse(
+            UserError(
+                f"another snakemake works on {RESULTS}; wait for it, or choose another folder "
+                "with --config results=FOLDER"
+            )
+        )
+
+
 onsuccess:
     for line in summary("".join(Path(file).read_text(encoding="utf-8") for file in log)):
         print(line)

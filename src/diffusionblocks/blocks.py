@@ -6,14 +6,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import RunConfig
+from .config import RunConfig, validated
 from .errors import UserError
-from .files import read_json, sha256
+from .files import sha256
 from .networks.dit import DiT
 from .partition import NoiseRange
 from .preconditioning import Preconditioning
+from .records import MANIFEST, read_record
 from .tasks.images import dit_shape
 from .tensors import load_tensors
+
+
+def _require_blocks(manifest: dict, run: RunConfig, path: Path) -> None:
+    """Refuse a manifest whose blocks are not those of its own configuration."""
+    depths = [len(layers) for layers in run.layer_ranges()]
+    found = [b["layers"][-1] - b["layers"][0] if b["layers"] else 0 for b in manifest["blocks"]]
+    deep = any(b["depth"] > run.network.layers for b in manifest["blocks"])
+    side = manifest["images"]["image_size"]
+    if found != depths or deep or side % run.network.patch or not side:
+        raise UserError(
+            f"{path}: its blocks of {found} layers are not the {depths} of its configuration; "
+            "delete it and assemble the run again"
+        )
 
 
 class Assembled:
@@ -28,8 +42,9 @@ class Assembled:
     """
 
     def __init__(self, path: Path, device: torch.device):
-        self.manifest = read_json(path)
-        self.run = RunConfig.model_validate(self.manifest["config"])
+        self.manifest = read_record(path, MANIFEST)
+        self.run = validated(RunConfig, self.manifest["config"], Path(path).name)
+        _require_blocks(self.manifest, self.run, path)
         self.device = device
         self.ranges = [
             NoiseRange(b["sigma_lo"], b["sigma_hi"], b["train_lo"], b["train_hi"])
@@ -55,7 +70,13 @@ class Assembled:
         for b in self.manifest["blocks"]:
             if b["file"] not in self._networks:
                 network = DiT(self._shape, b["depth"])
-                network.load_state_dict(load_tensors(self._folder / b["file"]))
+                weights = self._folder / b["file"]
+                try:
+                    network.load_state_dict(load_tensors(weights))
+                except RuntimeError:
+                    raise UserError(
+                        f"{weights} holds other weights than its manifest says; train it again"
+                    ) from None
                 self._networks[b["file"]] = network.eval().to(self.device)
 
     @property

@@ -8,12 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from . import __version__
 from .cluster.commands import add_cluster
 from .config import Preset, RunConfig, load_preset
-from .errors import UserError
+from .errors import UserError, of_the_machine
 from .memory.commands import add_memory
 
 CONFIG = Path("workflow/config")
@@ -64,7 +65,9 @@ class Progress:
             rate = (done - self.first) / max(self.clock() - self.began, 1e-9)
             shown = "" if loss is None else f", loss {loss:.4g}"
             line = f"{self.label}: {done}/{total} {self.unit}{shown}, {rate:.3g} {self.unit}/s"
-            print(line, file=sys.stderr, flush=True)
+            # A log on a full disk is no reason to stop.
+            with suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
 
     def _draw(self, done: int, total: int, loss: float | None) -> None:
         from tqdm import tqdm
@@ -121,8 +124,12 @@ def _floor(a: argparse.Namespace) -> None:
 
 
 def _evaluate(a: argparse.Namespace) -> None:
-    samples = dict(item.split("=", 1) for item in a.samples)
-    paths = {name: Path(path) for name, path in samples.items()}
+    paths = {}
+    for item in a.samples:
+        name, equals, path = item.partition("=")
+        if not equals:
+            raise UserError(f"--samples {item!r} is not of the form NAME=FILE; correct it")
+        paths[name] = Path(path)
     from .jobs import score_run
 
     score_run(_preset(a), a.manifest, paths, a.data, a.extractor_weights, a.cache, a.output)
@@ -231,14 +238,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _refuse(error: UserError) -> int:
+    # The log may lie on the disk that is full: the exit code must come out all the same.
+    with suppress(OSError):
+        print(f"diffusionblocks: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.handler(arguments) or 0
     except UserError as error:
-        print(f"diffusionblocks: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
+    except Exception as error:
+        machine = of_the_machine(error)
+        if machine is None:
+            raise
+        return _refuse(machine)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,21 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import re
+import reprlib
+import statistics
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     field_validator,
     model_serializer,
@@ -37,6 +40,35 @@ IMAGE_SIZES = {"digits": 8, "cifar10": 32}
 PARTITIONS = ("equal_mass", "uniform_sigma", "uniform_log_sigma")
 Method = Literal["end_to_end", "blockwise_independent", "blockwise_interleaved"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)]
+#: Counts are bounded, so that a slip of the keyboard is refused and not waited for.
+PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
+#: Sizes of a network, of which lists are made before any job starts.
+Size = Annotated[int, Field(gt=0, le=100_000)]
+#: A decay rate of AdamW's moments.
+Beta = Annotated[float, Field(ge=0, lt=1)]
+#: γ, and a factor on the learning rate: both stand in the names of folders.
+Overlap = Annotated[float, Field(ge=0, le=10)]
+RateScale = Annotated[float, Field(gt=0, le=1e5)]
+#: Most runs of one sweep: ten times what a file system likes to see in one folder.
+MOST_RUNS = 10_000
+#: Below this share of the noise density on [sigma_min, sigma_max] quantiles lose their digits.
+SMALLEST_MASS = 1e-9
+
+
+def _local(path: Path) -> Path:
+    """A path that a command line, a file pattern and a message can hold."""
+    text = str(path)
+    if not text.isprintable() or text.startswith("-") or set(text) & set("{}"):
+        raise ValueError(
+            "a path of printable characters without { } that does not begin with - is expected; "
+            "rename the folder"
+        )
+    return path
+
+
+LocalPath = Annotated[Path, AfterValidator(_local)]
+#: A published DiT by name; it stands in names of files and on command lines.
+Model = Annotated[str, Field(pattern=r"^DiT-(S|B|L|XL)/[248]$")]
 
 
 class _Section(BaseModel):
@@ -49,32 +81,47 @@ class DataConfig(_Section):
     """Which images, and where they come from."""
 
     name: Literal["digits", "cifar10"]
-    path: Path | None = Field(
+    path: LocalPath | None = Field(
         None, description="folder with {train,test}.parquet; the hub set when absent"
     )
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
+        None, description="commit of the hub set, which is loaded where there is no path"
+    )
 
-    @field_validator("path")
-    @classmethod
-    def _printable(cls, path: Path | None) -> Path | None:
-        if path is not None and not str(path).isprintable():
-            raise ValueError("a path of printable characters is expected; rename the folder")
-        return path
+    @model_serializer(mode="wrap")
+    def _without_an_absent_revision(self, serialise):
+        # Embedded and local sets have none; their runs' hashes must not depend on the key.
+        plain = serialise(self)
+        if self.revision is None:
+            del plain["revision"]
+        return plain
+
+    @model_validator(mode="after")
+    def _hub_is_pinned(self):
+        if self.name != "digits" and self.path is None and self.revision is None:
+            raise ValueError(
+                f"{self.name} comes from the hub, which may change; pin its commit with "
+                "data.revision or name local files with data.path"
+            )
+        return self
 
     @model_validator(mode="after")
     def _embedded_has_no_path(self):
-        if self.name == "digits" and self.path is not None:
-            raise ValueError("digits are embedded and take no path; remove path or change name")
+        if self.name == "digits" and (self.path or self.revision):
+            raise ValueError(
+                "digits are embedded and take no path and no revision; remove them or change name"
+            )
         return self
 
 
 class NetworkConfig(_Section):
     """DiT sizes; DiT-S/2 is layers 12, width 384, heads 6, patch 2."""
 
-    layers: PositiveInt
-    width: PositiveInt
-    heads: PositiveInt
-    patch: PositiveInt = 2
-    mlp_ratio: PositiveFloat = 4.0
+    layers: Size
+    width: Size
+    heads: Size
+    patch: Size = 2
+    mlp_ratio: Annotated[float, Field(gt=0, le=1000)] = 4.0
 
     @model_validator(mode="after")
     def _divisible(self):
@@ -101,6 +148,14 @@ class NoiseConfig(_Section):
             raise ValueError(
                 f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}; swap them"
             )
+        normal = statistics.NormalDist(self.P_mean, self.P_std)
+        low, high = (normal.cdf(math.log(s)) for s in (self.sigma_min, self.sigma_max))
+        if high - low < SMALLEST_MASS:
+            raise ValueError(
+                f"sigma_min {self.sigma_min} to sigma_max {self.sigma_max} holds {high - low:.1e} "
+                f"of the noise density; expected at least {SMALLEST_MASS:.0e}: move P_mean or "
+                "widen the range"
+            )
         return self
 
 
@@ -113,7 +168,7 @@ class TrainingConfig(_Section):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_iterations: int = Field(0, ge=0)
     weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip_norm: PositiveFloat = 1.0
     ema_halflife_samples: PositiveInt
     label_dropout: float = Field(0.1, ge=0, lt=1)
@@ -158,7 +213,7 @@ class EvaluationConfig(_Section):
     """How samples are scored, and on what."""
 
     extractor: Literal["inception", "efficientnet_lite0", "digits_cnn"]
-    extractor_weights: Path | None = Field(
+    extractor_weights: LocalPath | None = Field(
         None, description="local Inception weights; torch-fidelity downloads them when absent"
     )
     reference_samples: PositiveInt | None = Field(
@@ -189,7 +244,7 @@ class ComputeConfig(_Section):
 class MemorySweep(_Section):
     """Points of a memory table: the lists are crossed with each other."""
 
-    model: str | None = Field(None, description="a DiT, as in DiT-L/2; the preset's when absent")
+    model: Model | None = Field(None, description="a DiT, as in DiT-L/2; the preset's when absent")
     measure: Literal["always", "cuda", "never"] = Field(
         "cuda", description="beside planning measure; cuda: where there is one and a point fits it"
     )
@@ -208,7 +263,7 @@ class MemoryConfig(_Section):
     """What the memory tables hold. No run depends on it."""
 
     sweeps: dict[Name, MemorySweep] = Field({"own": MemorySweep()}, min_length=1)
-    crossings: tuple[str, ...] = Field(
+    crossings: tuple[Literal["preset"] | Model, ...] = Field(
         ("preset",),
         min_length=1,
         description="networks compared with checkpointing: the preset's, or a DiT by name",
@@ -222,11 +277,11 @@ class Variant(_Section):
     """A block of the sweep: lists are crossed with each other and with the seeds."""
 
     method: Method
-    blocks: tuple[PositiveInt, ...] = (1,)
-    partition: tuple[str, ...] = ("equal_mass",)
-    overlap: tuple[NonNegativeFloat, ...] = (0.0,)
-    layers_per_block: tuple[tuple[PositiveInt, ...] | None, ...] = (None,)
-    learning_rate_scale: tuple[PositiveFloat, ...] = (1.0,)
+    blocks: tuple[Size, ...] = Field((1,), min_length=1)
+    partition: tuple[str, ...] = Field(("equal_mass",), min_length=1)
+    overlap: tuple[Overlap, ...] = Field((0.0,), min_length=1)
+    layers_per_block: tuple[tuple[Size, ...] | None, ...] = Field((None,), min_length=1)
+    learning_rate_scale: tuple[RateScale, ...] = Field((1.0,), min_length=1)
 
     @field_validator("blocks", "partition", "overlap", "learning_rate_scale", mode="before")
     @classmethod
@@ -266,11 +321,11 @@ class RunConfig(_Section):
     training: TrainingConfig
     compute: ComputeConfig
     method: Method
-    blocks: PositiveInt
+    blocks: Size
     partition: str | None
-    overlap: NonNegativeFloat
-    layers_per_block: tuple[PositiveInt, ...] | None
-    learning_rate_scale: PositiveFloat = 1.0
+    overlap: Overlap
+    layers_per_block: tuple[Size, ...] | None
+    learning_rate_scale: RateScale = 1.0
     seed: int
 
     @model_serializer(mode="wrap")
@@ -379,6 +434,10 @@ class Preset(_Section):
         shared = {k: getattr(self, k) for k in ("task", "data", "network", "noise")}
         shared |= {"training": self.training, "compute": self.compute}
         runs: dict[str, RunConfig] = {}
+        if (planned := sum(map(_runs_of, self.sweep.variants)) * len(self.sweep.seeds)) > MOST_RUNS:
+            raise ValueError(
+                f"the sweep has {planned} runs; at most {MOST_RUNS} are expected: shorten its lists"
+            )
         for variant in self.sweep.variants:
             grid = itertools.product(
                 variant.blocks,
@@ -400,7 +459,11 @@ class Preset(_Section):
                         learning_rate_scale=rate,
                         seed=seed,
                     )
-                    runs[run.name] = run
+                    if runs.setdefault(run.name, run) != run:
+                        raise ValueError(
+                            f"two different runs are called {run.name}; "
+                            "names hold six digits of overlap and rate: round them"
+                        )
         return list(runs.values())
 
     def run(self, name: str) -> RunConfig:
@@ -413,6 +476,12 @@ class Preset(_Section):
         if name not in runs:
             raise UserError(f"run {name!r} is not in the sweep; {_suggest(name, runs)}")
         return runs[name]
+
+
+def _runs_of(variant: Variant) -> int:
+    """How many runs a variant has for every seed, repeats counted."""
+    lists = ("blocks", "partition", "overlap", "layers_per_block", "learning_rate_scale")
+    return math.prod(len(getattr(variant, name)) for name in lists)
 
 
 def digest(value: Any) -> str:
@@ -448,6 +517,14 @@ def _annotations(annotation: Any) -> list[type]:
     return [c for a in inner for c in _annotations(a)]
 
 
+def _shown(value: Any) -> str:
+    """A value for a message, shortened."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        return "a number of very many digits"
+
+
 def _one_line(error: ValidationError, source: str, root: type[BaseModel]) -> str:
     """The first fault of a configuration in one line: key, finding, mend."""
     fault = error.errors(include_url=False)[0]
@@ -468,14 +545,39 @@ def _one_line(error: ValidationError, source: str, root: type[BaseModel]) -> str
     elif fault["type"] == "missing":
         text = "this key is missing; add it"
     else:
-        text = f"found {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
-    text = " ".join(text.split())
+        text = f"found {_shown(fault['input'])}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
     return f"{source}: {key}: {text}" + (f" (and {more} more)" if more else "")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key that stands twice is refused, where YAML's reader drops the first."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {name for name in names if names.count(name) > 1 and name != "<<"}:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {min(twice)} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data out of YAML.
+
+    Raises:
+        ValueError: the text is not YAML, or nothing can hold what it says.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError, OverflowError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _apply_override(tree: dict, override: str) -> None:
     """Set one ``dotted.key=value`` in a preset's tree; the value is read as YAML."""
     key, equals, value = override.partition("=")
+    if equals and not value.strip():
+        raise UserError(f"override {override!r} has no value; write null for none")
     if not equals or not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", key):
         raise UserError(f"override {override!r} is not of the form section.key=value; correct it")
     *parents, last = key.split(".")
@@ -485,8 +587,8 @@ def _apply_override(tree: dict, override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"override {override!r}: {parent} holds a value, not keys; correct it")
     try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        node[last] = parse_yaml(value)
+    except ValueError:
         raise UserError(f"override {override!r}: the value is not YAML; quote it") from None
 
 
@@ -517,12 +619,12 @@ def load_preset(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Pres
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise UserError(f"no preset {path}; {_suggest(path.stem, known)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}); mend it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not YAML ({error}); mend it") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no settings; expected keys such as data and network")
     for override in overrides:

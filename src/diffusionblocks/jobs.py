@@ -18,17 +18,19 @@ import torch
 from torch import Tensor
 
 from .blocks import Assembled
-from .config import Preset, RunConfig, SamplingConfig
+from .config import Preset, RunConfig, SamplingConfig, validated
 from .data.images import load_split, prepare_images
 from .devices import prepare
-from .files import read_json, write_json, write_text
+from .files import sha256, write_json, write_text
 from .generate import generate_images, layer_evaluations_per_trajectory
-from .manifest import write_part
+from .locks import turn
+from .manifest import stands, write_part
 from .memory.allocator import JobPeak
 from .parts import Part, part_of
 from .provenance import provenance
+from .records import read_record, require_digest
 from .tasks import TASKS
-from .tensors import load_tensors, save_tensors
+from .tensors import load_samples, save_tensors
 from .training.loop import Trained, forget, schedule_of, train
 from .training.replicas import replicas
 
@@ -84,8 +86,27 @@ def train_part(
     """Verb ``train``: train one part of a run, resuming from ``state`` where it can.
 
     Writes ``output`` (averaged weights), its curve ``<stem>-curve.csv`` and ``<stem>.json``.
+    Where another process trains the same part (the orphan of a killed sweep, say) it waits for
+    that one and takes what it made.
     """
     part = part_of(run, name)
+
+    def on_wait() -> None:
+        print(f"waiting for another process that trains {run.name} {name}", file=sys.stderr)
+
+    with turn(state.with_name(f".{state.name}.lock"), on_wait) as waited:
+        if not (waited and stands(output, run)):
+            _train_alone(run, part, data, output, state, report)
+
+
+def _train_alone(
+    run: RunConfig,
+    part: Part,
+    data: Path,
+    output: Path,
+    state: Path,
+    report: Callable[[int, int, float], None],
+) -> None:
     device = prepare(run.compute.device, run.compute.threads)
     with (
         replicas(device, run.compute.processes) as here,
@@ -103,8 +124,10 @@ def train_part(
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})
-    write_text(output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history))
-    write_part(output, _part_record(run, part, task, trained, device, memory))
+    curve = output.with_name(f"{output.stem}-curve.csv")
+    write_text(curve, curve_csv(run, part, trained.history))
+    record = _part_record(run, part, task, trained, device, memory)
+    write_part(output, record | {"curve_sha256": sha256(curve)})
     forget(state)
 
 
@@ -148,7 +171,8 @@ def sample_run(
     manifest: Path, settings: SamplingConfig, output: Path, report: Callable[[int, int], None]
 ) -> None:
     """Verb ``sample``: draw a run's samples; writes ``output`` and ``<stem>.json`` beside it."""
-    config = RunConfig.model_validate(read_json(manifest)["config"])
+    record = read_record(manifest, {"config": dict})
+    config = validated(RunConfig, record["config"], manifest.name)
     device = prepare(config.compute.device, config.compute.threads)
     model = Assembled(manifest, device)
     began = time.monotonic()
@@ -164,21 +188,16 @@ def sample_run(
     record = {
         "run": config.identity(),
         "config_hash": config.hash,
+        "sha256": sha256(output),
         "settings": settings.model_dump(mode="json"),
         "trajectories": settings.samples,
         "seconds": seconds,
-        "trajectories_per_second": settings.samples / seconds,
+        "trajectories_per_second": settings.samples / max(seconds, 1e-9),
         "layer_evaluations_per_trajectory": layer_evaluations_per_trajectory(model, settings),
         **peak_memory(device),
         "provenance": provenance(device),
     }
     write_json(output.with_suffix(".json"), record)
-
-
-def load_samples(path: Path) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, C, H, W] and the labels int64 [N] they were drawn for."""
-    tensors = load_tensors(path)
-    return tensors["images"], tensors["labels"]
 
 
 def train_extractor(preset: Preset, data: Path, output: Path) -> None:
@@ -191,7 +210,8 @@ def train_extractor(preset: Preset, data: Path, output: Path) -> None:
         splits[0].images, splits[0].labels, splits[1].images, splits[1].labels, seed=0
     )
     save_digits_cnn(output, state)
-    write_json(output.with_suffix(".json"), report | {"provenance": provenance(device)})
+    record = report | {"sha256": sha256(output), "provenance": provenance(device)}
+    write_json(output.with_suffix(".json"), record)
 
 
 def score_floor(preset: Preset, data: Path, weights: Path | None, cache: Path, output: Path):
@@ -199,6 +219,8 @@ def score_floor(preset: Preset, data: Path, weights: Path | None, cache: Path, o
     from .evaluation.scoring import floor_scores
 
     device = prepare(preset.compute.device, preset.compute.threads)
+    if weights is not None:
+        require_digest(weights)
     scores = floor_scores(preset, data, weights, cache, device)
     write_json(output, {"scores": scores, "provenance": provenance(device)})
 
@@ -218,6 +240,8 @@ def score_run(
 
     began = time.monotonic()
     device = prepare(preset.compute.device, preset.compute.threads)
+    for file in [*samples.values(), *([] if weights is None else [weights])]:
+        require_digest(file)
     model = Assembled(manifest, device)
     scores = []
     for name, path in samples.items():

@@ -7,10 +7,9 @@ compare them by. Nothing here reads results.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from .config import Name, _Section, validated
+from .config import Name, _Section, parse_yaml, validated
 from .errors import UserError
 
 Value = int | float | str
@@ -103,11 +102,11 @@ def load_ledger(path: Path) -> Ledger:
         UserError: the file is missing, not YAML, or breaks a rule; names the key and the mend.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no ledger {path}; expected claims.yaml: restore it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}); mend it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not YAML ({error}); mend it") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no claims; expected the key claims: add it")
     return validated(Ledger, tree, Path(path).name)

@@ -8,11 +8,9 @@ from typing import Any
 
 from .config import RunConfig
 from .errors import UserError
-from .files import read_json, sha256, write_json
+from .files import sha256, write_json
 from .parts import part_of
-
-#: What a part says of a block's noise range; see ``partition.NoiseRange``.
-RANGE = ("sigma_lo", "sigma_hi", "train_lo", "train_hi")
+from .records import PART, RANGE, read_record
 
 
 def write_part(path: Path, record: dict[str, Any]) -> None:
@@ -22,7 +20,7 @@ def write_part(path: Path, record: dict[str, Any]) -> None:
 
 def _read_part(path: Path, run: RunConfig) -> dict[str, Any]:
     """A part's description, checked against its weights and the run that wants it."""
-    record = read_json(path.with_suffix(".json"))
+    record = read_record(path.with_suffix(".json"), PART)
     if record["config_hash"] != run.hash:
         raise UserError(
             f"{path} was trained with configuration {record['config_hash']}, expected {run.hash}; "
@@ -32,7 +30,21 @@ def _read_part(path: Path, run: RunConfig) -> dict[str, Any]:
         raise UserError(
             f"{path} is missing or differs from its digest; delete it and train it again"
         )
+    if [block["block"] for block in record["blocks"]] != part_of(run, path.stem).blocks:
+        raise UserError(
+            f"{path.with_suffix('.json')} describes other blocks than {path.stem} trains; "
+            "delete it and train it again"
+        )
     return record
+
+
+def stands(path: Path, run: RunConfig) -> bool:
+    """Whether a part of a run is there, whole and from the run's settings."""
+    try:
+        _read_part(path, run)
+    except UserError:
+        return False
+    return True
 
 
 def assemble(run: RunConfig, folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ To add a strategy write one function ``(noise, B) -> boundaries`` and name it in
 :data:`STRATEGIES`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,6 +53,14 @@ STRATEGIES: dict[str, Callable[[TruncatedLogNormal, int], Tensor]] = {
 }
 
 
+def _widening(ratio: float, overlap: float) -> float:
+    """α = (σ_hi/σ_lo)^γ; where it exceeds every float the training range is the whole one."""
+    try:
+        return ratio**overlap
+    except OverflowError:
+        return math.inf
+
+
 def partition(
     strategy: str, noise: TruncatedLogNormal, B: int, overlap: float = 0.0
 ) -> list[NoiseRange]:
@@ -73,7 +82,7 @@ def partition(
     edges[0], edges[-1] = noise.sigma_min, noise.sigma_max
     ranges = []
     for lo, hi in zip(edges[:-1], edges[1:], strict=True):
-        alpha = (hi / lo) ** overlap
+        alpha = _widening(hi / lo, overlap)
         train_lo, train_hi = max(lo / alpha, noise.sigma_min), min(hi * alpha, noise.sigma_max)
         ranges.append(NoiseRange(lo, hi, train_lo, train_hi))
     return ranges[::-1]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from .config import Preset, RunConfig
 from .errors import UserError
-from .files import read_json
 from .parts import part_of
+from .records import number, read_record
 
 #: Lines of a failed job's log that are shown.
 TAIL = 6
@@ -82,22 +82,22 @@ def is_done(job: Job) -> bool:
     """Whether a job's output is there, whole, and from the settings of today."""
     if not job.output.is_file():
         return False
-    if not job.config_hash:
+    if job.output.suffix != ".json":
         return True
     try:
-        return read_json(job.output).get("config_hash") == job.config_hash
+        record = read_record(job.output, dict)
     except UserError:
         return False
+    return not job.config_hash or record.get("config_hash") == job.config_hash
 
 
 def seconds_of(job: Job) -> float | None:
     """How long a finished job took, if its output says."""
     if job.output.suffix != ".json":
         return None
-    record = read_json(job.output)
-    if "seconds" not in record:
-        return None
-    return record["seconds"] + record.get("fixed_seconds", 0.0)
+    record = read_record(job.output, dict)
+    taken = [record.get("seconds"), record.get("fixed_seconds", 0.0)]
+    return sum(taken) if all(map(number, taken)) else None
 
 
 def failure(job: Job) -> str:

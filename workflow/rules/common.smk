@@ -12,20 +12,32 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 from diffusionblocks.cluster.failures import summary
 from diffusionblocks.config import digest, load_preset
 from diffusionblocks.errors import UserError
+from diffusionblocks.locks import hold
+
+
+def refuse(error):
+    """One line and exit code 2, without a traceback through the workflow engine."""
+    print(f"diffusionblocks: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
 
 PRESET_NAME = str(config.get("preset", "default"))
 RESULTS = f"{config.get('results', 'results')}/{PRESET_NAME}"
-OVERRIDES = shlex.split(str(config.get("set", "")))
 
 try:
+    try:
+        OVERRIDES = shlex.split(str(config.get("set", "")))
+    except ValueError as error:
+        raise UserError(f"set={config['set']!r}: {error}; close the quotation") from None
     if unknown := set(config) - {"preset", "set", "results"}:
         raise UserError(
             f"unknown --config key {min(unknown)}; expected preset=NAME, set='KEY=VALUE …' "
             "or results=FOLDER"
         )
-    if not re.fullmatch(r"[\w./-]+", RESULTS, re.ASCII):
+    if not re.fullmatch(r"[\w./][\w./-]*", RESULTS, re.ASCII):
         raise UserError(
-            f"results folder {RESULTS!r} is not made of letters, digits, _ . / and -; correct it"
+            f"results folder {RESULTS!r} is not made of letters, digits, _ . / and - or begins "
+            "with -; correct it"
         )
     if not re.fullmatch(r"\w+", PRESET_NAME, re.ASCII):
         raise UserError(
@@ -35,10 +47,7 @@ try:
         Path(workflow.basedir) / f"workflow/config/presets/{PRESET_NAME}.yaml", OVERRIDES
     )
 except UserError as error:
-    # One line and exit code 2, without a traceback through the workflow engine.
-    print(f"diffusionblocks: {error}", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(2)
+    refuse(error)
 
 RUNS = {run.name: run for run in PRESET.runs()}
 # With --sdm conda a job's own python comes first on PATH; otherwise the one that runs Snakemake.
@@ -49,6 +58,15 @@ CLI = f"PYTHONPATH={LIBRARY} {PYTHON} -m diffusionblocks"
 SELECT = " ".join(
     ["--preset", shlex.quote(PRESET_NAME)]
     + (["--set", *map(shlex.quote, OVERRIDES)] if OVERRIDES else [])
+)
+# Open files that hold the lock on the results for as long as this process lives.
+LOCKS = []
+# A job that the kernel kills, for want of memory as a rule, cannot say so itself.
+shell.prefix(
+    "set -euo pipefail; trap 'code=$?; if [ $code -gt 128 ]; then echo "
+    '"diffusionblocks: a job was killed by signal $((code - 128)); if memory was short, lower '
+    'training.batch_size or run fewer jobs at once (--cores), then run the same command again" '
+    ">&2; fi' EXIT; "
 )
 THREADS = PRESET.compute.threads
 GPU = 1 if PRESET.compute.device == "cuda" else 0

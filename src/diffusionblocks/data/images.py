@@ -15,9 +15,18 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import UserError
-from ..files import atomic_path, read_json, sha256, write_json
+from ..files import atomic_path, sha256, write_json
+from ..records import DATASET, read_record
 
 SPLITS = ("train", "test")
+CIFAR10_HUB = "uoft-cs/cifar10"
+#: SHA-256 of the hub's files at revisions where they are published: revision → split → digest.
+CIFAR10_DIGESTS = {
+    "0b2714987fa478483af9968de7c934580d0bb9a2": {
+        "train": "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
+        "test": "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
+    }
+}
 #: Digits for training; the other 597 of the 1,797 are held out.
 DIGITS_TRAIN = 1200
 
@@ -49,52 +58,86 @@ def load_digits(config: DataConfig) -> Decoded:
     )
 
 
+def _local_files(folder: Path) -> dict[str, Path]:
+    """The parquet file of every split in a folder."""
+    files = {split: folder / f"{split}.parquet" for split in SPLITS}
+    for file in files.values():
+        if not file.is_file():
+            raise UserError(
+                f"data.path: {file} does not exist; expected train.parquet and test.parquet "
+                f"in {folder}: correct data.path or remove it to load the hub's copy"
+            )
+    return files
+
+
+def _hub_file(split: str, revision: str, cache: str) -> Path:
+    """A split's parquet file at one commit of the hub; data only, no code of the hub runs."""
+    from huggingface_hub import hf_hub_download
+
+    name = f"plain_text/{split}-00000-of-00001.parquet"
+    try:
+        found = hf_hub_download(
+            CIFAR10_HUB, name, repo_type="dataset", revision=revision, cache_dir=cache
+        )
+    except Exception as error:  # no network, no such revision, a broken cache: many kinds
+        raise UserError(
+            f"cannot read {CIFAR10_HUB} at {revision} ({error}); fetch it again or set data.path"
+        ) from None
+    expected = CIFAR10_DIGESTS.get(revision, {}).get(split)
+    if expected is not None and sha256(Path(found)) != expected:
+        raise UserError(
+            f"{CIFAR10_HUB} {name} at {revision} differs from its published digest {expected}; "
+            "fetch it again or set data.path"
+        )
+    return Path(found)
+
+
 def load_cifar10(config: DataConfig) -> Decoded:
     """CIFAR-10 through ``datasets``: the hub's uoft-cs/cifar10, or local parquet files.
 
     Raises:
-        UserError: a file is missing, truncated or lacks the columns img and label.
+        UserError: a file is missing, truncated or lacks the columns img and label; the hub's
+            cannot be fetched or are not those of their digests.
     """
     import datasets
 
-    files = {split: Path(config.path or "") / f"{split}.parquet" for split in SPLITS}
-    if config.path is not None:
-        for file in files.values():
-            if not file.is_file():
-                raise UserError(
-                    f"data.path: {file} does not exist; expected train.parquet and test.parquet "
-                    f"in {config.path}: correct data.path or remove it to load the hub's copy"
-                )
     datasets.disable_progress_bars()
     images, labels = {}, {}
     with tempfile.TemporaryDirectory() as cache:
+        if config.path is not None:
+            files = _local_files(config.path)
+        else:
+            files = {split: _hub_file(split, config.revision, cache) for split in SPLITS}
         for split, file in files.items():
             try:
-                if config.path is not None:
-                    table = datasets.load_dataset(
-                        "parquet", data_files=str(file), split="train", cache_dir=cache
-                    )
-                else:
-                    table = datasets.load_dataset("uoft-cs/cifar10", split=split, cache_dir=cache)
+                table = datasets.load_dataset(
+                    "parquet", data_files=str(file), split="train", cache_dir=cache
+                )
             except Exception as error:  # `datasets` raises many kinds for one broken file
-                source = file if config.path is not None else "uoft-cs/cifar10"
-                reason = " ".join(str(error.__cause__ or error).split())
                 raise UserError(
-                    f"cannot read {source} ({reason}); fetch it again or set data.path"
+                    f"cannot read {file} ({error.__cause__ or error}); fetch it again or set "
+                    "data.path"
                 ) from None
             if not {"img", "label"} <= set(table.column_names):
                 raise UserError(
                     f"{file} has columns {table.column_names}; expected img and label: "
                     "correct data.path"
                 )
-            table = table.cast_column("img", datasets.Image())
-            stacked = np.stack([np.asarray(i.convert("RGB")) for i in table["img"]])
+            try:
+                table = table.cast_column("img", datasets.Image())
+                stacked = np.stack([np.asarray(i.convert("RGB")) for i in table["img"]])
+                labels[split] = np.asarray(table["label"], dtype=np.int64)
+            except Exception as error:  # whatever the columns hold in the place of pictures
+                raise UserError(
+                    f"{file} holds something else than pictures of one size in img and classes "
+                    f"in label ({error}); correct data.path"
+                ) from None
             images[split] = np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
-            labels[split] = np.asarray(table["label"], dtype=np.int64)
     feature = table.features["label"]
     names = getattr(feature, "names", None) or [str(i) for i in range(10)]
     local = "local parquet; the pixels are those of its JPEG or PNG encoding"
-    return Decoded(images, labels, names, local if config.path else "hub uoft-cs/cifar10")
+    hub = f"hub {CIFAR10_HUB} at {config.revision}"
+    return Decoded(images, labels, names, local if config.path else hub)
 
 
 LOADERS: dict[str, Callable[[DataConfig], Decoded]] = {
@@ -156,7 +199,7 @@ def load_split(folder: Path, split: str) -> ImageSplit:
     Raises:
         UserError: the cache is missing, truncated or altered.
     """
-    description = read_json(Path(folder) / "dataset.json")
+    description = read_record(Path(folder) / "dataset.json", DATASET)
     arrays = {}
     for kind in ("images", "labels"):
         path = Path(folder) / f"{split}_{kind}.npy"
@@ -167,7 +210,13 @@ def load_split(folder: Path, split: str) -> ImageSplit:
                 f"delete {folder} and run the same command again"
             )
         # Copy-on-write mapping: torch wants writable memory, nothing is written back.
-        arrays[kind] = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        try:
+            arrays[kind] = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        except (ValueError, TypeError, EOFError) as error:
+            raise UserError(
+                f"{path} is no array of numbers ({error}); delete {folder} and run the same "
+                "command again"
+            ) from None
     return ImageSplit(
         arrays["images"],
         arrays["labels"],

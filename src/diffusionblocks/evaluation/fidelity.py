@@ -145,17 +145,24 @@ def reference_features(
     cached = _read_cached(path, key)
     if cached is None:
         cached = features(images, extractor, weights, device)
-        save_tensors(path, {"features": cached}, {"key": key})
+        save_tensors(path, {"features": cached}, {"key": key, "sha256": _bytes_digest(cached)})
     return cached
 
 
 def _read_cached(path: Path, key: str) -> Tensor | None:
-    """Features from the cache; None where the file is missing, not whole or another key's."""
+    """Features from the cache; None where the file is missing, damaged or another key's."""
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor("features") if file.metadata() == {"key": key} else None
-    except (FileNotFoundError, SafetensorError):
+            found, said = file.get_tensor("features"), file.metadata()
+    # An empty file cannot be mapped: an OSError or a ValueError.
+    except (OSError, ValueError, SafetensorError):
         return None
+    return found if said == {"key": key, "sha256": _bytes_digest(found)} else None
+
+
+def _bytes_digest(tensor: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor on the CPU."""
+    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
 
 
 @dataclass(frozen=True)

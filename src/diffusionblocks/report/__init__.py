@@ -38,7 +38,8 @@ def read_table(
         raise UserError(f"{path} does not exist; expected a table of the sweep: build the tables")
     try:
         frame = pd.read_csv(path, dtype=str if text else {"layers_per_block": str})
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+    # ValueError: bytes that are no text, and what pandas makes of half a table.
+    except ValueError as error:
         raise UserError(
             f"{path} is not a whole table ({error}); delete it and build it again"
         ) from None
@@ -56,6 +57,11 @@ def read_table(
 def read_setting(folder: Path) -> dict[str, str]:
     """The preset's settings and provenance, ``setting.csv``, as text by key."""
     table = read_table(folder, "setting", text=True).fillna("")
+    if not {"key", "value"} <= set(table.columns):
+        raise UserError(
+            f"{Path(folder) / 'setting.csv'} has columns {[*table.columns]}; expected key and "
+            "value: delete it and build it again"
+        )
     return dict(zip(table["key"], table["value"], strict=True))
 
 

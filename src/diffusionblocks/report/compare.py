@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import read_json
+from ..records import count, number, plain_name, read_record
 from .statistics import signed, t_interval
+
+#: What is read of a run's files.
+MANIFEST = {"run": {"seed": count}, "config": dict, "blocks": [{"file": plain_name}]}
+SCORES = {
+    "scores": [{"metric": str, "split": str, "sampling": str, "value": number}],
+    "validation": [{"loss": number}],
+}
+SPEED = {"trajectories_per_second": number}
 
 Numbers = dict[tuple[str, ...], dict[int, float]]
 
@@ -59,20 +67,21 @@ def numbers(runs: list[Path]) -> Numbers:
     """Every metric of some runs: (metric, split, sampling) → seed → value."""
     found: Numbers = {}
     for folder in runs:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_record(folder / "manifest.json", MANIFEST)
         seed = manifest["run"]["seed"]
-        scores = read_json(folder / "scores.json")
+        scores = read_record(folder / "scores.json", SCORES)
         for row in scores["scores"]:
             key = (row["metric"], row["split"], row["sampling"])
             found.setdefault(key, {})[seed] = row["value"]
         losses = [row["loss"] for row in scores["validation"]]
         found.setdefault(("validation_loss", "test", ""), {})[seed] = float(np.mean(losses))
         parts = sorted({block["file"] for block in manifest["blocks"]})
-        seconds = [read_json((folder / part).with_suffix(".json"))["seconds"] for part in parts]
+        trained = [(folder / part).with_suffix(".json") for part in parts]
+        seconds = [read_record(path, {"seconds": number})["seconds"] for path in trained]
         found.setdefault(("training_seconds", "", ""), {})[seed] = sum(seconds)
         for path in sorted(folder.glob("samples-*.json")):
             key = ("trajectories_per_second", "", path.stem.removeprefix("samples-"))
-            found.setdefault(key, {})[seed] = read_json(path)["trajectories_per_second"]
+            found.setdefault(key, {})[seed] = read_record(path, SPEED)["trajectories_per_second"]
     return found
 
 
@@ -102,7 +111,7 @@ def compare(a: Path, b: Path) -> str:
         UserError: one of them does not exist, or is not scored yet.
     """
     sides = [runs_of(path) for path in (a, b)]
-    configs = [flat(read_json(runs[0] / "manifest.json")["config"]) for runs in sides]
+    configs = [flat(read_record(runs[0] / "manifest.json", MANIFEST)["config"]) for runs in sides]
     if any(len(runs) > 1 for runs in sides):
         for config in configs:
             config.pop("seed")

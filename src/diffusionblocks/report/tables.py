@@ -10,9 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from ..config import Preset, RunConfig
-from ..files import atomic_path, read_json
-from ..tensors import load_tensors
+from ..errors import UserError
+from ..files import atomic_path, sha256
+from ..records import DATASET, FLOOR, SAMPLED, SCORES, TRAINED, number, read_record
+from ..tensors import load_samples
 
+#: Columns of a training curve.
+CURVE = ["block", "iteration", "loss", "grad_norm"]
 #: Samples of every class that are shown in a picture.
 PER_CLASS = 4
 
@@ -30,7 +34,12 @@ def _score_rows(run: RunConfig, preset: Preset, scores: dict) -> list[dict]:
     cost = {key: scores[key] for key in ("layer_evaluations", "iterations")}
     rows = []
     for score in scores["scores"]:
-        settings = preset.sampling[score["sampling"]]
+        settings = preset.sampling.get(score["sampling"])
+        if settings is None:
+            raise UserError(
+                f"the scores of {run.name} name the sampling {score['sampling']!r}; expected one "
+                f"of {[*preset.sampling]}: delete its scores.json and run the same command again"
+            )
         how = {
             "sampling": score["sampling"],
             "solver": settings.solver,
@@ -44,7 +53,7 @@ def _score_rows(run: RunConfig, preset: Preset, scores: dict) -> list[dict]:
 def _training_rows(run: RunConfig, folder: Path) -> list[dict]:
     rows = []
     for name in run.parts:
-        part = read_json(folder / f"{name}.json")
+        part = read_record(folder / f"{name}.json", TRAINED)
         for block in part["blocks"]:
             rows.append(
                 {
@@ -67,16 +76,39 @@ def _training_rows(run: RunConfig, folder: Path) -> list[dict]:
     return rows
 
 
+def read_curve(path: Path) -> list[dict[str, str]]:
+    """Rows of a training curve.
+
+    Raises:
+        UserError: the file is missing or lacks a column or a cell.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the step that makes it") from None
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is not a whole table ({error}); delete it and train again"
+        ) from None
+    if not rows or any(list(row) != CURVE or None in row.values() for row in rows):
+        raise UserError(f"{path} is not a whole table of {CURVE}; delete it and train again")
+    return rows
+
+
 def _curve_rows(run: RunConfig, folder: Path) -> list[dict]:
     rows = []
     for name in run.parts:
-        with (folder / f"{name}-curve.csv").open(newline="", encoding="utf-8") as file:
-            rows += [{**run.identity(), **row} for row in csv.DictReader(file)]
+        path = folder / f"{name}-curve.csv"
+        expected = read_record(folder / f"{name}.json", dict).get("curve_sha256")
+        if path.is_file() and expected not in (None, sha256(path)):
+            raise UserError(f"{path} differs from its digest; delete it and train again")
+        rows += [{**run.identity(), **row} for row in read_curve(path)]
     return rows
 
 
 def _sampling_row(run: RunConfig, name: str, folder: Path) -> dict:
-    record = read_json(folder / f"samples-{name}.json")
+    record = read_record(folder / f"samples-{name}.json", SAMPLED)
     keys = (
         "trajectories",
         "seconds",
@@ -120,15 +152,14 @@ def write_grid(path: Path, samples: Path) -> None:
     """A PNG of the first samples of every class, at their own resolution."""
     from PIL import Image
 
-    tensors = load_tensors(samples)
-    grid = class_grid(tensors["images"], tensors["labels"], PER_CLASS)
+    grid = class_grid(*load_samples(samples), PER_CLASS)
     with atomic_path(path) as temporary:
         Image.fromarray(grid).save(temporary, format="png")
 
 
 def _settings(preset: Preset, name: str, results: Path, provenance: dict) -> list[dict]:
     """What a reader must know to place the numbers, as key and value."""
-    data = read_json(results / "data" / "dataset.json")
+    data = read_record(results / "data" / "dataset.json", DATASET)
     found = {
         "preset": name,
         "description": preset.description,
@@ -147,7 +178,8 @@ def _settings(preset: Preset, name: str, results: Path, provenance: dict) -> lis
     }
     digits_cnn = results / "data" / "digits_cnn.json"
     if preset.evaluation.extractor == "digits_cnn":
-        found["extractor_test_accuracy"] = read_json(digits_cnn)["test_accuracy"]
+        accuracy = read_record(digits_cnn, {"test_accuracy": number})["test_accuracy"]
+        found["extractor_test_accuracy"] = accuracy
     for key in ("diffusionblocks", "commit", "clean", "python", "device", "device_kind", "threads"):
         found[key] = provenance[key]
     found["torch"] = provenance["packages"]["torch"]
@@ -171,7 +203,7 @@ def write_tables(preset: Preset, name: str, results: Path, output: Path) -> None
     }
     for run in preset.runs():
         folder = results / "runs" / run.name
-        scores = read_json(folder / "scores.json")
+        scores = read_record(folder / "scores.json", SCORES)
         tables["scores"] += _score_rows(run, preset, scores)
         tables["validation_loss"] += [{**run.identity(), **row} for row in scores["validation"]]
         tables["training"] += _training_rows(run, folder)
@@ -185,7 +217,7 @@ def write_tables(preset: Preset, name: str, results: Path, output: Path) -> None
         # Only a sweep of learning rates has the column; readers leave those runs out unless asked.
         for row in itertools.chain.from_iterable(tables.values()):
             row["learning_rate_scale"] = rates[row["run"]]
-    floor = read_json(results / "data" / "floor.json")
+    floor = read_record(results / "data" / "floor.json", FLOOR)
     tables["floors"] = [{"dataset": preset.data.name, **row} for row in floor["scores"]]
     tables["setting"] = _settings(preset, name, results, floor["provenance"])
     for table, rows in tables.items():

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import read_json, sha256, write_json
+from ..files import delete, sha256, write_json
+from ..records import STATE, read_record
 from ..tensors import load_tensors, save_tensors
 from .step import TrainState
 
@@ -43,7 +44,6 @@ def save_checkpoint(
     folder: Path, state: TrainState, step: int, history: Tensor, seconds: float, config_hash: str
 ) -> None:
     """Write a checkpoint whole, point state.json at it, then drop older ones."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.safetensors"
     save_tensors(path, _tensors(state) | {"history": history}, {"config_hash": config_hash})
     record = {
@@ -56,7 +56,7 @@ def save_checkpoint(
     write_json(folder / "state.json", record)
     for old in folder.iterdir():
         if old.name not in (path.name, "state.json"):
-            old.unlink()
+            delete(old)
 
 
 def load_checkpoint(folder: Path, state: TrainState, config_hash: str) -> Resumed | None:
@@ -67,8 +67,8 @@ def load_checkpoint(folder: Path, state: TrainState, config_hash: str) -> Resume
     """
     if not (folder / "state.json").exists():
         return None
-    record = read_json(folder / "state.json")
-    path = folder / str(record["file"])
+    record = read_record(folder / "state.json", STATE)
+    path = folder / record["file"]
     mend = f"delete {folder} to start again"
     if record["config_hash"] != config_hash:
         raise UserError(
