@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from .blocks import Assembled
-from .config import Preset, RunConfig, SamplingConfig
-from .data.images import load_split, prepare_images
-from .devices import prepare
-from .files import read_json, write_json, write_text
+from .config import LATENT_SETS, Preset, RunConfig, SamplingConfig, digest
+from .data.images import load_split, prepare_images, to_uint8
+from .data.latents import channels, prepare_latents, unscaled
+from .data.sources import load_examples
+from .devices import prepare, prepare_for
+from .errors import UserError
+from .files import read_json, sha256, write_json, write_text
+from .drawn import DrawnBatches
 from .generate import generate_images, layer_evaluations_per_trajectory
 from .manifest import write_part
 from .memory.allocator import JobPeak
@@ -38,6 +42,19 @@ CURVE_ROWS = 200
 def prepare_data(preset: Preset, folder: Path) -> None:
     """Verb ``data``: decode the preset's data set into a folder."""
     prepare_images(preset.data, folder)
+
+
+def encode_latents(preset: Preset, folder: Path, report: Callable) -> None:
+    """Verb ``latents``: encode the preset's images into the folder of its data.
+
+    Raises:
+        UserError: its data set is not one of latents.
+    """
+    if preset.data.name not in LATENT_SETS:
+        raise UserError(f"{preset.data.name} is trained on pixels; run the verb data alone")
+    device = prepare_for(preset.compute)
+    # One process decodes images beside the one that encodes, unless the job has a thread only.
+    prepare_latents(preset.data, folder, device, preset.compute.threads - 1, report)
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:
@@ -79,26 +96,38 @@ def train_part(
     output: Path,
     state: Path,
     report: Callable[[int, int, float], None],
-) -> None:
+    stop_after: float | None = None,
+) -> bool:
     """Verb ``train``: train one part of a run, resuming from ``state`` where it can.
 
     Writes ``output`` (averaged weights), its curve ``<stem>-curve.csv`` and ``<stem>.json``.
+
+    Args:
+        stop_after: seconds of training after which to leave a checkpoint and stop.
+
+    Returns:
+        Whether the part is trained; otherwise the same call goes on with it.
     """
     part = part_of(run, name)
-    device = prepare(run.compute.device, run.compute.threads)
+    device = prepare_for(run.compute)
     with JobPeak(device, len(part.blocks) + 1) as memory:
         task = TASKS[run.task](run, data, device)
 
         def clock() -> float:
             return time.monotonic() - memory.seconds
 
-        trained = train(run, part, task, task.ranges, state, clock, report, memory.after_step)
+        trained = train(
+            run, part, task, task.ranges, state, clock, report, memory.after_step, stop_after
+        )
+    if trained is None:
+        return False
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})
     write_text(output.with_name(f"{output.stem}-curve.csv"), curve_csv(run, part, trained.history))
     write_part(output, _part_record(run, part, task, trained, device, memory))
     forget(state)
+    return True
 
 
 def _part_record(
@@ -106,14 +135,13 @@ def _part_record(
 ) -> dict[str, Any]:
     """What is known of a trained part, ready for JSON."""
     steps = len(trained.history)
-    _, channels, side, _ = task.train.images.shape
     layers = {b: part.layers[b] or range(part.depth) for b in part.blocks}
     return {
         "run": run.identity(),
         "part": part.name,
         "config": run.model_dump(mode="json"),
         "config_hash": run.hash,
-        "images": {"image_size": side, "channels": channels, "classes": task.train.classes},
+        "images": task.description(),
         "blocks": [
             {
                 "block": b,
@@ -137,21 +165,62 @@ def _part_record(
     }
 
 
+def image_decoder(images: dict[str, Any], sigma_data: float, device: torch.device):
+    """From what the blocks of a manifest denoise to images uint8 [N, C, H, W].
+
+    Raises:
+        UserError: the autoencoder is missing, or another than the one trained with.
+    """
+    if "latents" not in images:
+        return to_uint8
+    from .data.autoencoder import decode, load_autoencoder, weights_digest
+
+    space = images["latents"]
+    autoencoder = load_autoencoder(space["autoencoder"], device)
+    if weights_digest(autoencoder) != space["autoencoder_sha256"]:
+        raise UserError(
+            f"data.autoencoder: {space['autoencoder']} holds other weights than the latents were "
+            "encoded with; restore them or encode and train again"
+        )
+    own = channels(space, device)
+    return lambda y: decode(autoencoder, unscaled(y, *own, sigma_data))
+
+
 def sample_run(
-    manifest: Path, settings: SamplingConfig, output: Path, report: Callable[[int, int], None]
-) -> None:
-    """Verb ``sample``: draw a run's samples; writes ``output`` and ``<stem>.json`` beside it."""
+    manifest: Path,
+    settings: SamplingConfig,
+    output: Path,
+    report: Callable[[int, int], None],
+    stop_after: float | None = None,
+) -> bool:
+    """Verb ``sample``: draw a run's samples; writes ``output`` and ``<stem>.json`` beside it.
+
+    Args:
+        stop_after: seconds after which to keep the batches drawn so far and stop.
+
+    Returns:
+        Whether all samples are drawn; otherwise the same call goes on with them.
+    """
     config = RunConfig.model_validate(read_json(manifest)["config"])
-    device = prepare(config.compute.device, config.compute.threads)
+    device = prepare_for(config.compute)
     model = Assembled(manifest, device)
+    decode = image_decoder(model.manifest["images"], config.noise.sigma_data, device)
+    kept = DrawnBatches(
+        output.with_name(f".{output.stem}-batches"),
+        digest([sha256(manifest), settings.model_dump(mode="json")]),
+    )
     began = time.monotonic()
-    batches = []
     for first in range(0, settings.samples, settings.batch_size):
         count = min(settings.batch_size, settings.samples - first)
-        batches.append(generate_images(model, settings, first, count, config.seed))
+        if kept.has(first):
+            continue
+        if stop_after is not None and time.monotonic() - began >= stop_after:
+            return False
+        started = time.monotonic()
+        drawn = generate_images(model, settings, first, count, config.seed, decode)
+        kept.add(first, *drawn, time.monotonic() - started, last=stop_after is None)
         report(first + count, settings.samples)
-    seconds = time.monotonic() - began
-    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    images, labels, seconds = kept.joined()
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, {"images": images, "labels": labels}, {"config_hash": config.hash})
     record = {
@@ -166,6 +235,8 @@ def sample_run(
         "provenance": provenance(device),
     }
     write_json(output.with_suffix(".json"), record)
+    kept.forget()
+    return True
 
 
 def load_samples(path: Path) -> tuple[Tensor, Tensor]:
@@ -191,7 +262,7 @@ def score_floor(preset: Preset, data: Path, weights: Path | None, cache: Path, o
     """Verb ``floor``: score real held-out images as if they were samples."""
     from .evaluation.scoring import floor_scores
 
-    device = prepare(preset.compute.device, preset.compute.threads)
+    device = prepare_for(preset.compute)
     scores = floor_scores(preset, data, weights, cache, device)
     write_json(output, {"scores": scores, "provenance": provenance(device)})
 
@@ -210,14 +281,14 @@ def score_run(
     from .evaluation.validation import validation_losses
 
     began = time.monotonic()
-    device = prepare(preset.compute.device, preset.compute.threads)
+    device = prepare_for(preset.compute)
     model = Assembled(manifest, device)
     scores = []
     for name, path in samples.items():
         images, labels = load_samples(path)
         rows = sample_scores(preset, images, labels, data, weights, cache, device)
         scores += [{"sampling": name, **row} for row in rows]
-    held_out = load_split(data, "test")
+    held_out = load_examples(model.run, data, "test")
     record = {
         "run": model.manifest["run"],
         "config_hash": model.run.hash,

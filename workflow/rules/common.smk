@@ -9,7 +9,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from diffusionblocks.config import digest, load_preset
+from diffusionblocks.config import LATENT_SETS, digest, load_preset
 from diffusionblocks.errors import UserError
 
 PRESET_NAME = str(config.get("preset", "default"))
