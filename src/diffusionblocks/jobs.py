@@ -23,9 +23,9 @@ from .data.images import load_split, prepare_images, to_uint8
 from .data.latents import channels, prepare_latents, unscaled
 from .data.sources import load_examples
 from .devices import prepare, prepare_for
+from .drawn import DrawnBatches
 from .errors import UserError
 from .files import read_json, sha256, write_json, write_text
-from .drawn import DrawnBatches
 from .generate import generate_images, layer_evaluations_per_trajectory
 from .manifest import write_part
 from .memory.allocator import JobPeak

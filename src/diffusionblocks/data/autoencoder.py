@@ -1,4 +1,4 @@
-"""The autoencoder between pixels and latents: ``diffusers``' AutoencoderKL, imported when needed."""
+"""Between pixels and latents: `AutoencoderKL` of ``diffusers``, imported when it is needed."""
 
 import hashlib
 

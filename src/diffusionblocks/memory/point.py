@@ -45,7 +45,11 @@ class Images:
 
 
 #: What networks see of every data set that a preset can name.
-DATA_IMAGES = {"digits": Images(8, 1, 10), "cifar10": Images(32, 3, 10), "imagenet256": Images(*LATENT)}
+DATA_IMAGES = {
+    "digits": Images(8, 1, 10),
+    "cifar10": Images(32, 3, 10),
+    "imagenet256": Images(*LATENT),
+}
 
 
 @dataclass(frozen=True)

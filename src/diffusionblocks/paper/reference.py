@@ -112,7 +112,9 @@ def _notebook(name: str, notebooks: Path, output: Path, parameters: dict[str, st
     made = output / f"{name}.ipynb"
     options = [word for key, value in parameters.items() for word in ("-p", key, value)]
     source = notebooks / f"{name}.ipynb"
-    page = "nbconvert --to html --no-input --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
+    page = (
+        "nbconvert --to html --no-input --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
+    )
     for command in (
         ["papermill", str(source), str(made), "--no-progress-bar", *options],
         [*page.split(), str(made)],

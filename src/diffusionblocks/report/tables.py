@@ -103,7 +103,8 @@ def class_grid(images: Tensor, labels: Tensor, per_class: int) -> np.ndarray:
         labels: int64 [N].
 
     Returns:
-        uint8 [per_class·H, classes·W, 3] of the first ten classes; classes with fewer samples leave black squares.
+        uint8 [per_class·H, classes·W, 3] of the first ten classes; those with fewer samples
+        leave black squares.
     """
     _, channels, height, width = images.shape
     classes = min(int(labels.max()) + 1, SHOWN_CLASSES)
