@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench import publish, row
+from bench import publish
+from timing import row
 
 from diffusionblocks.memory.formula import DepthLaw, formula
 from diffusionblocks.memory.measure import measure

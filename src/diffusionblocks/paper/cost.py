@@ -187,8 +187,13 @@ def table(costs: Iterable[tuple[str, Cost]]) -> str:
         planned = ", ".join(f"{B}: {n / 2**30:.1f} GiB" for B, n in sorted(c.planned.items()))
         disk = ", ".join(f"{what} {_gigabytes(n)}" for what, n in c.disk.items())
         flops = ", ".join(f"{what} {n:.2g} FLOP" for what, n in c.flops.items())
-        total = sum(c.jobs.values())
-        lines.append(
-            f"| `{name}` | {total} ({stages}) | {planned} | {disk} | {flops} | {c.gpu_hours():.3g} |"
+        cells = (
+            f"`{name}`",
+            f"{sum(c.jobs.values())} ({stages})",
+            planned,
+            disk,
+            flops,
+            f"{c.gpu_hours():.3g}",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

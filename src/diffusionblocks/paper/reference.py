@@ -21,6 +21,10 @@ PROVENANCE = (
 ).split(",")
 #: A reference is read in a browser and lives in the repository: bytes in all.
 LARGEST = 20_000_000
+#: Turns a notebook into a page that asks no other machine for anything.
+PAGE = (
+    "nbconvert --to html --no-input --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
+).split()
 MEMORY_FILES = ("tables/*.csv", "crossing-*.csv", "inference.csv")
 
 
@@ -112,12 +116,9 @@ def _notebook(name: str, notebooks: Path, output: Path, parameters: dict[str, st
     made = output / f"{name}.ipynb"
     options = [word for key, value in parameters.items() for word in ("-p", key, value)]
     source = notebooks / f"{name}.ipynb"
-    page = (
-        "nbconvert --to html --no-input --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
-    )
     for command in (
         ["papermill", str(source), str(made), "--no-progress-bar", *options],
-        [*page.split(), str(made)],
+        [*PAGE, str(made)],
     ):
         done = subprocess.run(
             [sys.executable, "-m", *command], capture_output=True, text=True, check=False
