@@ -173,10 +173,14 @@ def test_options_are_validated(tiny, override, says):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_job_trains_the_same_network(tiny, digits, tmp_path):
+def test_a_compiled_job_trains_the_same_network(tiny, digits, tmp_path, monkeypatch):
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor, "compile_threads", 1)  # no pool of processes for one layer
+    small = ("network.layers=1", "sweep.variants=[{method: end_to_end}]", "training.iterations=2")
     found = []
     for compiled in (False, True):
-        run = tiny("training.iterations=3", f"training.compile={compiled}").runs()[0]
+        run = tiny(*small, f"training.compile={compiled}").runs()[0]
         output = tmp_path / f"{compiled}" / "block0.safetensors"
         jobs.train_part(run, "block0", digits, output, tmp_path / f"{compiled}-s", lambda *a: None)
         found.append(load_tensors(output))
