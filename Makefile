@@ -11,9 +11,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 PRESET = default
 SET =
 CORES = all
+SECONDS = 480
+RUNS =
+REFERENCE =
 
 .DEFAULT_GOAL := help
-.PHONY: help replicate smoke bench bench-memory test test-faults audit lint format lock clean distclean FORCE
+.PHONY: help replicate smoke advance report bench bench-gpu bench-memory test test-faults audit \
+	lint format lock clean distclean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,8 +64,22 @@ smoke: ## run the whole workflow on a tiny preset
 replicate smoke: $(STAMP)
 	snakemake --cores $(CORES) --config preset=$(PRESET) $(if $(SET),set="$(SET)")
 
+advance: PRESET = cifar10
+advance: $(STAMP) ## do part of a sweep, for SECONDS=480 (PRESET=cifar10, RUNS="…"); resumable
+	diffusionblocks advance --preset $(PRESET) --seconds $(SECONDS) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(SET),--set $(SET))
+
+report: $(STAMP) ## draw notebooks and verdicts from REFERENCE=results/reference/…/…
+	@[ -n "$(REFERENCE)" ] || { echo "make report: found no REFERENCE; expected a folder with" \
+		"provenance.json: name one, REFERENCE=results/reference/DEVICE/PRESET" >&2; exit 2; }
+	diffusionblocks reference render --reference $(REFERENCE) \
+		--output $(patsubst results/reference/%,results/rendered/%,$(REFERENCE))
+
 bench: $(STAMP) ## measure speed against its targets; writes results/bench/*.csv
 	python benchmarks/bench.py
+
+bench-gpu: $(STAMP) ## measure speed on a GPU; writes results/bench/gpu.csv
+	python benchmarks/bench_gpu.py
 
 bench-memory: $(STAMP) ## check memory against its targets; writes results/bench/memory.csv
 	python benchmarks/bench_memory.py

@@ -9,50 +9,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from peers import peer_ratios
+from timing import COLUMNS, paired, row, seconds
 
 from diffusionblocks.blocks import Assembled
 from diffusionblocks.cli import main as cli
 from diffusionblocks.config import Preset, RunConfig, load_preset
 from diffusionblocks.generate import generate_images
-from diffusionblocks.networks.dit import DiT, DiTShape
 from diffusionblocks.parts import part_of
 from diffusionblocks.tasks import TASKS
 from diffusionblocks.training.step import new_state, train_step
 
 ROUNDS = 12
-COLUMNS = ("name", "value", "unit", "target", "better")
-
-
-def row(name: str, value: float, unit: str, target: float, better: str) -> dict:
-    """One line of the table; ``better`` says on which side of the target is good."""
-    return dict(zip(COLUMNS, (name, round(value, 3), unit, target, better), strict=True))
-
-
-def seconds(work: Callable[[], object], repeat: int = 1) -> float:
-    """Seconds that ``repeat`` calls take, each."""
-    began = time.perf_counter()
-    for _ in range(repeat):
-        work()
-    return (time.perf_counter() - began) / repeat
-
-
-def paired(candidates: dict[str, Callable[[], object]], rounds: int, repeat: int) -> dict:
-    """Median seconds of every candidate, measured in turn so that drift hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for work in candidates.values():
-        work()
-    for _ in range(rounds):
-        for name, work in candidates.items():
-            times[name].append(seconds(work, repeat))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def steps_of(run: RunConfig, data: Path) -> Callable[[], None]:
@@ -152,79 +125,6 @@ def job_times(preset_name: str, data: Path, folder: Path) -> list[dict]:
     ]
 
 
-class HandWritten(nn.Module):
-    """DiT-S/2 as one would write it without the suite, for the same shapes and arithmetic."""
-
-    def __init__(self, width: int, heads: int, layers: int, tokens: int, patch_values: int):
-        super().__init__()
-        self.heads = heads
-        self.embed = nn.Linear(patch_values, width)
-        self.positions = nn.Buffer(torch.zeros(tokens, width))
-        self.condition = nn.Linear(1, width)
-        self.layers = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "ada": nn.Linear(width, 6 * width),
-                    "qkv": nn.Linear(width, 3 * width),
-                    "out": nn.Linear(width, width),
-                    "up": nn.Linear(width, 4 * width),
-                    "down": nn.Linear(4 * width, width),
-                }
-            )
-            for _ in range(layers)
-        )
-        self.head = nn.Linear(width, patch_values)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Patches [N, tokens, values] and a number each [N, 1] → [N, tokens, values]."""
-        n, t, _ = x.shape
-        x = self.embed(x) + self.positions
-        c = F.silu(self.condition(c))
-        for layer in self.layers:
-            s1, b1, g1, s2, b2, g2 = layer["ada"](c)[:, None].chunk(6, 2)
-            h = F.layer_norm(x, x.shape[-1:]) * (1 + s1) + b1
-            q, k, v = layer["qkv"](h).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1)
-            x = x + g1 * layer["out"](a)
-            h = F.layer_norm(x, x.shape[-1:]) * (1 + s2) + b2
-            x = x + g2 * layer["down"](F.gelu(layer["up"](h), approximate="tanh"))
-        return self.head(F.layer_norm(x, x.shape[-1:]))
-
-
-def hand_written_ratio(preset: Preset, batch: int = 8) -> list[dict]:
-    """A whole step of the suite's DiT-S/2 against forward, backward and AdamW by hand."""
-    shape = DiTShape(32, 3, 10, 384, 6, 2)
-    network = DiT(shape, 12)
-    network.initialise(torch.Generator().manual_seed(0))
-    state = new_state(network, (0.9, 0.999), 0.0)
-    task = TASKS["images"]
-    run = preset.runs()[0]
-    maker = object.__new__(task)  # its loss needs neither data nor a device
-    maker.run, maker.device = run, torch.device("cpu")
-    from diffusionblocks.preconditioning import Preconditioning
-    from diffusionblocks.tasks.images import ImageBatch
-
-    maker.preconditioning = Preconditioning()
-    y = torch.randn(batch, 3, 32, 32)
-    data = ImageBatch(y, torch.rand(batch) + 0.1, torch.randn_like(y), torch.zeros(batch).long())
-    plain = HandWritten(384, 6, 12, 256, 12)
-    optimizer = torch.optim.AdamW(plain.parameters(), 1e-4, fused=True)
-    x, c = torch.randn(batch, 256, 12), torch.randn(batch, 1)
-
-    def by_hand() -> None:
-        optimizer.zero_grad()
-        plain(x, c).square().mean().backward()
-        nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
-        optimizer.step()
-
-    def suite() -> None:
-        train_step(state, [partial(maker.loss, network, data, None)], 1e-4, 0.9, 1.0)
-
-    found = paired({"suite": suite, "by_hand": by_hand}, 8, 1)
-    ratio = found["suite"] / found["by_hand"]
-    return [row("dit_s2_step_to_hand_written", ratio, "ratio", 1.10, "lower")]
-
-
 def publish(rows: list[dict], output: Path) -> None:
     """Write rows as CSV and print them with whether each meets its target."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +154,7 @@ def main() -> None:
         rows = training_ratios(preset, data)
         rows += sampling_ratio(name, preset, data, folder)
         rows += job_times(name, data, folder / "jobs")
-        rows += hand_written_ratio(preset)
+        rows += peer_ratios()
     publish(rows, Path("results/bench/speed.csv"))
 
 

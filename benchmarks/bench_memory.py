@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import publish, row
+from bench import publish
+from timing import row
 
 from diffusionblocks.memory.formula import DepthLaw, formula
 from diffusionblocks.memory.measure import measure

@@ -16,11 +16,14 @@ from .cluster.commands import add_cluster
 from .config import Preset, RunConfig, load_preset
 from .errors import UserError, of_the_machine
 from .memory.commands import add_memory
+from .paper.commands import add_paper
 
 CONFIG = Path("workflow/config")
 PRESETS = CONFIG / "presets"
 #: Seconds between two lines of progress where there is no terminal.
 LINE_EVERY = 10.0
+#: Exit code of a job that stopped at its time limit and is not done.
+STOPPED = 3
 
 
 def _preset(arguments: argparse.Namespace) -> Preset:
@@ -81,6 +84,13 @@ class Progress:
             self.bar.close()
 
 
+def _ended(done: bool) -> int:
+    """Exit code of a job that may stop in between; says so where it did."""
+    if not done:
+        print("diffusionblocks: stopped in time; the same command goes on", file=sys.stderr)
+    return 0 if done else STOPPED
+
+
 def _data(a: argparse.Namespace) -> None:
     from .jobs import prepare_data
 
@@ -93,11 +103,12 @@ def _extractor(a: argparse.Namespace) -> None:
     train_extractor(_preset(a), a.data, a.output)
 
 
-def _train(a: argparse.Namespace) -> None:
+def _train(a: argparse.Namespace) -> int:
     run = _run(a)
     from .jobs import train_part
 
-    train_part(run, a.part, a.data, a.output, a.state, Progress(f"{run.name} {a.part}", "steps"))
+    progress = Progress(f"{run.name} {a.part}", "steps")
+    return _ended(train_part(run, a.part, a.data, a.output, a.state, progress, a.stop_after))
 
 
 def _assemble(a: argparse.Namespace) -> None:
@@ -108,13 +119,14 @@ def _assemble(a: argparse.Namespace) -> None:
     write_json(a.output, assemble(run, a.parts))
 
 
-def _sample(a: argparse.Namespace) -> None:
+def _sample(a: argparse.Namespace) -> int:
     sampling = _preset(a).sampling
     if a.sampling not in sampling:
         raise UserError(f"no sampling {a.sampling!r} in the preset; expected one of {[*sampling]}")
     from .jobs import sample_run
 
-    sample_run(a.manifest, sampling[a.sampling], a.output, Progress(a.output.stem, "samples"))
+    progress = Progress(a.output.stem, "samples")
+    return _ended(sample_run(a.manifest, sampling[a.sampling], a.output, progress, a.stop_after))
 
 
 def _floor(a: argparse.Namespace) -> None:
@@ -208,20 +220,27 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--extractor-weights", type=Path, help="weights of the extractor, if local")
         return p
 
+    def stoppable(p: argparse.ArgumentParser) -> None:
+        text = f"seconds after which to leave off; exit code {STOPPED}, the same command goes on"
+        p.add_argument("--stop-after", type=float, metavar="SECONDS", help=text)
+
     verb("runs", _runs, "list the runs of a preset: name, hash, parts")
     verb("data", _data, "decode the data set", "output")
     verb("extractor", _extractor, "train the digits CNN that scores digits", "data", "output")
     p = of_run(verb("train", _train, "train one part of a run", "data", "output", "state"))
     p.add_argument("--part", required=True, help="block0, block1, … or all")
+    stoppable(p)
     of_run(verb("assemble", _assemble, "join a run's parts in a manifest", "parts", "output"))
     p = verb("sample", _sample, "draw samples from an assembled run", "manifest", "output")
     p.add_argument("--sampling", required=True, help="name of one of the preset's samplings")
+    stoppable(p)
     of_scores(verb("floor", _floor, "score real held-out images", "data", "cache", "output"))
     p = verb("evaluate", _evaluate, "score a run", "manifest", "data", "cache", "output")
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
     add_memory(verbs, _preset)
     add_cluster(verbs, _preset)
+    add_paper(verbs, _preset)
     verb("site", _site, "write the report's pages", "results", "output")
     p = plain("claims", _claims, "judge the paper's claims from a sweep's tables", "tables")
     p.add_argument("--output", type=Path, required=True)

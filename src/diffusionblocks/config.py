@@ -35,8 +35,10 @@ from pydantic import (
 from .errors import UserError
 from .layers import split_layers
 
-#: Side of every data set's images, in pixels: a patch must divide it.
-IMAGE_SIZES = {"digits": 8, "cifar10": 32}
+#: Side of what the network sees of every data set: pixels, or latent values. A patch divides it.
+IMAGE_SIZES = {"digits": 8, "cifar10": 32, "imagenet256": 32}
+#: Data sets that networks see through an autoencoder.
+LATENT_SETS = ("imagenet256",)
 PARTITIONS = ("equal_mass", "uniform_sigma", "uniform_log_sigma")
 Method = Literal["end_to_end", "blockwise_independent", "blockwise_interleaved"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)]
@@ -80,9 +82,17 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Which images, and where they come from."""
 
-    name: Literal["digits", "cifar10"]
+    name: Literal["digits", "cifar10", "imagenet256"]
     path: LocalPath | None = Field(
-        None, description="folder with {train,test}.parquet; the hub set when absent"
+        None,
+        description="folder with {train,test}.parquet, or for imagenet256 with train/CLASS and "
+        "val/CLASS folders of images; the hub set when absent",
+    )
+    autoencoder: str | None = Field(
+        None, description="of a latent set: an AutoencoderKL, as a folder or a name of the hub"
+    )
+    scored_images: PositiveInt | None = Field(
+        None, description="of a latent set: images of each split kept in pixels to score against"
     )
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
         None, description="commit of the hub set, which is loaded where there is no path"
@@ -111,6 +121,15 @@ class DataConfig(_Section):
             raise ValueError(
                 "digits are embedded and take no path and no revision; remove them or change name"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _latents_have_an_autoencoder(self):
+        latent = self.name in LATENT_SETS
+        for key in ("autoencoder", "scored_images"):
+            if (getattr(self, key) is not None) != latent:
+                verb = "needs" if latent else "takes no"
+                raise ValueError(f"{self.name} {verb} {key}; mend data.{key}")
         return self
 
 
@@ -183,6 +202,11 @@ class TrainingConfig(_Section):
         description="offloaded: an interleaved run's idle blocks keep theirs on the host",
     )
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = Field(
+        "default",
+        description="of torch.compile; reduce-overhead replays CUDA graphs, max-autotune also "
+        "times kernels, so two compilations may differ in the last bit",
+    )
     checkpoint_every: PositiveInt = 500
     on_divergence: Literal["stop", "record"] = Field(
         "stop", description="at a loss that is not finite: fail, or end with the last good weights"
@@ -197,6 +221,14 @@ class TrainingConfig(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _mode_of_a_compiler(self):
+        if self.compile_mode != "default" and not self.compile:
+            raise ValueError(
+                f"compile_mode {self.compile_mode} without a compiler; set compile to true"
+            )
+        return self
+
 
 class SamplingConfig(_Section):
     """One way to sample every trained run."""
@@ -207,6 +239,7 @@ class SamplingConfig(_Section):
     guidance: NonNegativeFloat = 1.0
     samples: PositiveInt
     batch_size: PositiveInt = 256
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class EvaluationConfig(_Section):
@@ -228,6 +261,13 @@ class ComputeConfig(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1
+    tf32: bool = Field(True, description="on CUDA: round fp32 products to 10 bits, for speed")
+    deterministic: bool = Field(
+        False, description="on CUDA: the same bits at every run, at some cost in speed"
+    )
+    data: Literal["auto", "device", "host"] = Field(
+        "auto", description="where training images lie; auto: on the device if they are small"
+    )
     processes: PositiveInt = Field(
         1, description="a training job's, each with a GPU and an equal share of every batch"
     )

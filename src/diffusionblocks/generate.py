@@ -1,5 +1,6 @@
 """Images out of an assembled run."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,12 +18,20 @@ from .tasks.images import noise_law
 
 @torch.inference_mode()
 def generate_images(
-    model: Assembled, settings: SamplingConfig, first: int, count: int, seed: int
+    model: Assembled,
+    settings: SamplingConfig,
+    first: int,
+    count: int,
+    seed: int,
+    decode: Callable[[Tensor], Tensor] = to_uint8,
 ) -> tuple[Tensor, Tensor]:
     """Draw samples first … first + count − 1.
 
     The label of sample i is i mod classes and its noise depends on (seed, i), so a sample is
     the same whatever batch it is drawn in, up to rounding.
+
+    Args:
+        decode: from what the blocks denoise to images uint8.
 
     Returns:
         images uint8 [count, C, H, W] and labels int64 [count], on the CPU.
@@ -38,7 +47,10 @@ def generate_images(
     sigmas = GRIDS[settings.grid](noise, settings.steps)
     z = noise.sigma_max * initial_noise(model.image_shape, first, count, seed).to(model.device)
     denoise = guided(chain(label), chain(no_label), settings.guidance)
-    return to_uint8(SOLVERS[settings.solver](denoise, z, sigmas)).cpu(), label.cpu()
+    low = settings.precision == "bf16"
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=low):
+        y = SOLVERS[settings.solver](denoise, z, sigmas)
+    return decode(y).cpu(), label.cpu()
 
 
 def layer_evaluations_per_trajectory(model: Assembled, settings: SamplingConfig) -> int:

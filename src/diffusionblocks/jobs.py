@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 
 from .blocks import Assembled
-from .config import Preset, RunConfig, SamplingConfig, validated
-from .data.images import load_split, prepare_images
-from .devices import prepare
+from .config import LATENT_SETS, Preset, RunConfig, SamplingConfig, digest, validated
+from .data.images import load_split, prepare_images, to_uint8
+from .data.latents import channels, prepare_latents, unscaled
+from .data.sources import load_examples
+from .devices import prepare, prepare_for
+from .drawn import DrawnBatches
+from .errors import UserError
 from .files import sha256, write_json, write_text
 from .generate import generate_images, layer_evaluations_per_trajectory
 from .locks import turn
@@ -32,7 +36,7 @@ from .records import read_record, require_digest
 from .tasks import TASKS
 from .tensors import load_samples, save_tensors
 from .training.loop import Trained, forget, schedule_of, train
-from .training.replicas import replicas
+from .training.replicas import follows, replicas
 
 #: Rows that a training curve is averaged down to, per block.
 CURVE_ROWS = 200
@@ -41,6 +45,19 @@ CURVE_ROWS = 200
 def prepare_data(preset: Preset, folder: Path) -> None:
     """Verb ``data``: decode the preset's data set into a folder."""
     prepare_images(preset.data, folder)
+
+
+def encode_latents(preset: Preset, folder: Path, report: Callable) -> None:
+    """Verb ``latents``: encode the preset's images into the folder of its data.
+
+    Raises:
+        UserError: its data set is not one of latents.
+    """
+    if preset.data.name not in LATENT_SETS:
+        raise UserError(f"{preset.data.name} is trained on pixels; run the verb data alone")
+    device = prepare_for(preset.compute)
+    # One process decodes images beside the one that encodes, unless the job has a thread only.
+    prepare_latents(preset.data, folder, device, preset.compute.threads - 1, report)
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:
@@ -82,21 +99,39 @@ def train_part(
     output: Path,
     state: Path,
     report: Callable[[int, int, float], None],
-) -> None:
+    stop_after: float | None = None,
+) -> bool:
     """Verb ``train``: train one part of a run, resuming from ``state`` where it can.
 
     Writes ``output`` (averaged weights), its curve ``<stem>-curve.csv`` and ``<stem>.json``.
     Where another process trains the same part (the orphan of a killed sweep, say) it waits for
     that one and takes what it made.
+
+    Args:
+        stop_after: seconds of training after which to leave a checkpoint and stop.
+
+    Returns:
+        Whether the part is trained; otherwise the same call goes on with it.
+
+    Raises:
+        UserError: a part of several processes is to stop before its end.
     """
     part = part_of(run, name)
+    if stop_after is not None and run.compute.processes > 1:
+        raise UserError(
+            f"found --stop-after with {run.compute.processes} processes, which would stop at "
+            "different steps; expected one: set compute.processes=1"
+        )
+    if follows():  # the process that leads its data-parallel job takes the turn for all
+        return _train_alone(run, part, data, output, state, report, stop_after)
 
     def on_wait() -> None:
         print(f"waiting for another process that trains {run.name} {name}", file=sys.stderr)
 
     with turn(state.with_name(f".{state.name}.lock"), on_wait) as waited:
-        if not (waited and stands(output, run)):
-            _train_alone(run, part, data, output, state, report)
+        if waited and run.compute.processes == 1 and stands(output, run):
+            return True
+        return _train_alone(run, part, data, output, state, report, stop_after)
 
 
 def _train_alone(
@@ -106,8 +141,9 @@ def _train_alone(
     output: Path,
     state: Path,
     report: Callable[[int, int, float], None],
-) -> None:
-    device = prepare(run.compute.device, run.compute.threads)
+    stop_after: float | None,
+) -> bool:
+    device = prepare_for(run.compute)
     with (
         replicas(device, run.compute.processes) as here,
         JobPeak(device, len(part.blocks) + 1) as memory,
@@ -117,10 +153,12 @@ def _train_alone(
         def clock() -> float:
             return time.monotonic() - memory.seconds
 
-        after_step = memory.after_step
-        trained = train(run, part, task, task.ranges, state, clock, report, after_step, here)
+        after_step, ranges = memory.after_step, task.ranges
+        trained = train(run, part, task, ranges, state, clock, report, after_step, stop_after, here)
+    if trained is None:
+        return False
     if not here.leads:
-        return
+        return True
     # Outputs of an earlier configuration must not vouch for these weights while they are replaced.
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, trained.ema, {"config_hash": run.hash})
@@ -129,6 +167,7 @@ def _train_alone(
     record = _part_record(run, part, task, trained, device, memory)
     write_part(output, record | {"curve_sha256": sha256(curve)})
     forget(state)
+    return True
 
 
 def _part_record(
@@ -136,14 +175,13 @@ def _part_record(
 ) -> dict[str, Any]:
     """What is known of a trained part, ready for JSON."""
     steps = len(trained.history)
-    _, channels, side, _ = task.train.images.shape
     layers = {b: part.layers[b] or range(part.depth) for b in part.blocks}
     return {
         "run": run.identity(),
         "part": part.name,
         "config": run.model_dump(mode="json"),
         "config_hash": run.hash,
-        "images": {"image_size": side, "channels": channels, "classes": task.train.classes},
+        "images": task.description(),
         "blocks": [
             {
                 "block": b,
@@ -167,22 +205,63 @@ def _part_record(
     }
 
 
+def image_decoder(images: dict[str, Any], sigma_data: float, device: torch.device):
+    """From what the blocks of a manifest denoise to images uint8 [N, C, H, W].
+
+    Raises:
+        UserError: the autoencoder is missing, or another than the one trained with.
+    """
+    if "latents" not in images:
+        return to_uint8
+    from .data.autoencoder import decode, load_autoencoder, weights_digest
+
+    space = images["latents"]
+    autoencoder = load_autoencoder(space["autoencoder"], device)
+    if weights_digest(autoencoder) != space["autoencoder_sha256"]:
+        raise UserError(
+            f"data.autoencoder: {space['autoencoder']} holds other weights than the latents were "
+            "encoded with; restore them or encode and train again"
+        )
+    own = channels(space, device)
+    return lambda y: decode(autoencoder, unscaled(y, *own, sigma_data))
+
+
 def sample_run(
-    manifest: Path, settings: SamplingConfig, output: Path, report: Callable[[int, int], None]
-) -> None:
-    """Verb ``sample``: draw a run's samples; writes ``output`` and ``<stem>.json`` beside it."""
+    manifest: Path,
+    settings: SamplingConfig,
+    output: Path,
+    report: Callable[[int, int], None],
+    stop_after: float | None = None,
+) -> bool:
+    """Verb ``sample``: draw a run's samples; writes ``output`` and ``<stem>.json`` beside it.
+
+    Args:
+        stop_after: seconds after which to keep the batches drawn so far and stop.
+
+    Returns:
+        Whether all samples are drawn; otherwise the same call goes on with them.
+    """
     record = read_record(manifest, {"config": dict})
     config = validated(RunConfig, record["config"], manifest.name)
-    device = prepare(config.compute.device, config.compute.threads)
+    device = prepare_for(config.compute)
     model = Assembled(manifest, device)
+    decode = image_decoder(model.manifest["images"], config.noise.sigma_data, device)
+    kept = DrawnBatches(
+        output.with_name(f".{output.stem}-batches"),
+        digest([sha256(manifest), settings.model_dump(mode="json")]),
+    )
     began = time.monotonic()
-    batches = []
     for first in range(0, settings.samples, settings.batch_size):
         count = min(settings.batch_size, settings.samples - first)
-        batches.append(generate_images(model, settings, first, count, config.seed))
+        if kept.has(first):
+            continue
+        if stop_after is not None and time.monotonic() - began >= stop_after:
+            return False
+        started = time.monotonic()
+        drawn = generate_images(model, settings, first, count, config.seed, decode)
+        kept.add(first, *drawn, time.monotonic() - started, last=stop_after is None)
         report(first + count, settings.samples)
-    seconds = time.monotonic() - began
-    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    images, labels, seconds = kept.joined()
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, {"images": images, "labels": labels}, {"config_hash": config.hash})
     record = {
@@ -198,6 +277,8 @@ def sample_run(
         "provenance": provenance(device),
     }
     write_json(output.with_suffix(".json"), record)
+    kept.forget()
+    return True
 
 
 def train_extractor(preset: Preset, data: Path, output: Path) -> None:
@@ -218,7 +299,7 @@ def score_floor(preset: Preset, data: Path, weights: Path | None, cache: Path, o
     """Verb ``floor``: score real held-out images as if they were samples."""
     from .evaluation.scoring import floor_scores
 
-    device = prepare(preset.compute.device, preset.compute.threads)
+    device = prepare_for(preset.compute)
     if weights is not None:
         require_digest(weights)
     scores = floor_scores(preset, data, weights, cache, device)
@@ -239,7 +320,7 @@ def score_run(
     from .evaluation.validation import validation_losses
 
     began = time.monotonic()
-    device = prepare(preset.compute.device, preset.compute.threads)
+    device = prepare_for(preset.compute)
     for file in [*samples.values(), *([] if weights is None else [weights])]:
         require_digest(file)
     model = Assembled(manifest, device)
@@ -248,7 +329,7 @@ def score_run(
         images, labels = load_samples(path)
         rows = sample_scores(preset, images, labels, data, weights, cache, device)
         scores += [{"sampling": name, **row} for row in rows]
-    held_out = load_split(data, "test")
+    held_out = load_examples(model.run, data, "test")
     record = {
         "run": model.manifest["run"],
         "config_hash": model.run.hash,

@@ -7,7 +7,7 @@ tail probability is 1e-6, and float32 would lose half of its digits.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -83,9 +83,15 @@ class TruncatedLogNormal:
         Returns:
             σ shaped like u, float32.
         """
-        lo, hi = self.cdf(sigma_lo).item(), self.cdf(sigma_hi).item()
+        lo, hi = _share(self, sigma_lo), _share(self, sigma_hi)
         sigma = self.quantile(lo + u.double() * (hi - lo))
         return sigma.clamp(sigma_lo, sigma_hi).float()
+
+
+@lru_cache(maxsize=1024)
+def _share(noise: TruncatedLogNormal, sigma: float) -> float:
+    """The law's cdf at one number, as a host number; training asks for the same ones every step."""
+    return noise.cdf(sigma).item()
 
 
 def edm_grid(noise: TruncatedLogNormal, steps: int, rho: float = 7.0) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import Preset, RunConfig
+from .config import LATENT_SETS, Preset, RunConfig
 from .errors import UserError
 from .parts import part_of
 from .records import number, read_record
@@ -42,11 +42,13 @@ def jobs_of(preset: Preset, results: Path) -> Iterator[Job]:
     """Every job of a sweep, in order of stages."""
     logs = results / "logs"
     yield Job("data", "data", results / "data/dataset.json", logs / "data.log")
+    if preset.data.name in LATENT_SETS:
+        yield Job("data", "latents", results / "data/latents.json", logs / "latents.log")
     if preset.evaluation.extractor == "digits_cnn":
         yield Job("data", "extractor", results / "data/digits_cnn.json", logs / "extractor.log")
     yield Job("data", "floor", results / "data/floor.json", logs / "floor.log")
     for run in preset.runs():
-        yield from _run_jobs(run, preset, results)
+        yield from run_jobs(run, preset, results)
     yield Job("report", "tables", results / "tables/setting.csv", logs / "tables.log")
     notebook = results / "report/image_quality.html"
     yield Job("report", "notebook", notebook, logs / "notebook.log")
@@ -61,7 +63,8 @@ def jobs_of(preset: Preset, results: Path) -> Iterator[Job]:
     yield Job("report", "site", results / "report/index.html", logs / "site.log")
 
 
-def _run_jobs(run: RunConfig, preset: Preset, results: Path) -> Iterator[Job]:
+def run_jobs(run: RunConfig, preset: Preset, results: Path) -> Iterator[Job]:
+    """Every job of one run, in order."""
     folder, logs = results / "runs" / run.name, results / "logs"
     for name in run.parts:
         part = part_of(run, name)

@@ -10,7 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from diffusionblocks.cluster.failures import summary
-from diffusionblocks.config import digest, load_preset
+from diffusionblocks.config import LATENT_SETS, digest, load_preset
 from diffusionblocks.errors import UserError
 from diffusionblocks.locks import hold
 

@@ -1,4 +1,4 @@
-# Decode the data set once, and train the extractor where the preset wants the digits CNN.
+# Decode the data set once, encode it where networks see latents, and train the extractor where the preset wants the digits CNN.
 
 
 rule data:
@@ -21,6 +21,37 @@ rule data:
         folder=f"{RESULTS}/data",
     shell:
         "{CLI} data {SELECT} --output {params.folder} > {log} 2>&1"
+
+
+rule latents:
+    input:
+        rules.data.output.description,
+    output:
+        description=f"{RESULTS}/data/latents.json",
+        arrays=expand(
+            "{results}/data/{split}_{kind}.npy",
+            results=RESULTS,
+            split=["train", "test"],
+            kind=["latents", "latent_labels"],
+        ),
+    log:
+        f"{RESULTS}/logs/latents.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        settings=section_hash("data"),
+        folder=f"{RESULTS}/data",
+    shell:
+        "{CLI} latents {SELECT} --output {params.folder} > {log} 2>&1"
+
+
+# What training and scoring read.
+DATA_READY = [f"{RESULTS}/data/dataset.json"]
+if PRESET.data.name in LATENT_SETS:
+    DATA_READY.append(f"{RESULTS}/data/latents.json")
 
 
 rule extractor:

@@ -55,6 +55,7 @@ rule evaluate:
             sampling=PRESET.sampling,
         ),
         floor=f"{RESULTS}/data/floor.json",
+        data=DATA_READY,
         weights=EXTRACTOR_WEIGHTS,
     output:
         f"{RESULTS}/runs/{{run}}/scores.json",

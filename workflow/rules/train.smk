@@ -3,7 +3,7 @@
 
 rule train:
     input:
-        f"{RESULTS}/data/dataset.json",
+        DATA_READY,
     output:
         weights=f"{RESULTS}/runs/{{run}}/{{part}}.safetensors",
         curve=f"{RESULTS}/runs/{{run}}/{{part}}-curve.csv",

@@ -140,9 +140,23 @@ def load_cifar10(config: DataConfig) -> Decoded:
     return Decoded(images, labels, names, local if config.path else hub)
 
 
+def load_imagenet256(config: DataConfig) -> Decoded:
+    """The images of ImageNet that samples are scored against; networks see latents instead."""
+    from .imagenet import HUB, load_pixels
+
+    found = {split: load_pixels(config, split) for split in SPLITS}
+    return Decoded(
+        {split: images for split, (images, _, _) in found.items()},
+        {split: labels for split, (_, labels, _) in found.items()},
+        found["train"][2],
+        f"{'local images' if config.path else HUB}, cut to the middle, evenly spaced for scoring",
+    )
+
+
 LOADERS: dict[str, Callable[[DataConfig], Decoded]] = {
     "digits": load_digits,
     "cifar10": load_cifar10,
+    "imagenet256": load_imagenet256,
 }
 
 
@@ -191,6 +205,10 @@ class ImageSplit:
     labels: Tensor
     classes: int
     digest: str
+
+    def clean(self, n: int) -> Tensor:
+        """The first n images, float32 [n, C, H, W] in −1 … 1."""
+        return to_unit(self.images[:n])
 
 
 def load_split(folder: Path, split: str) -> ImageSplit:

@@ -6,7 +6,8 @@ import torch
 
 from ..blocks import Assembled
 from ..config import EvaluationConfig
-from ..data.images import ImageSplit, to_unit
+from ..data.images import ImageSplit
+from ..data.latents import LatentSplit
 from ..losses import denoising_loss
 from ..partition import equal_mass, owner
 from ..randomness import stream
@@ -15,7 +16,7 @@ from ..tasks.images import noise_law
 
 @torch.inference_mode()
 def validation_losses(
-    model: Assembled, held_out: ImageSplit, settings: EvaluationConfig
+    model: Assembled, held_out: ImageSplit | LatentSplit, settings: EvaluationConfig
 ) -> list[dict[str, Any]]:
     """Mean w(σ)-weighted squared error per coordinate, per band of equal probability mass.
 
@@ -29,7 +30,7 @@ def validation_losses(
     law = noise_law(model.run.noise)
     edges = equal_mass(law, settings.validation_bands).tolist()
     n = min(settings.validation_samples, len(held_out.labels))
-    y = to_unit(held_out.images[:n])
+    y = held_out.clean(n)
     label = held_out.labels[:n]
     rows = []
     for band, (lo, hi) in enumerate(zip(edges[:-1], edges[1:], strict=True)):

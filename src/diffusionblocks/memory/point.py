@@ -44,8 +44,12 @@ class Images:
     classes: int
 
 
-#: The images of every data set that a preset can name.
-DATA_IMAGES = {"digits": Images(8, 1, 10), "cifar10": Images(32, 3, 10)}
+#: What networks see of every data set that a preset can name.
+DATA_IMAGES = {
+    "digits": Images(8, 1, 10),
+    "cifar10": Images(32, 3, 10),
+    "imagenet256": Images(*LATENT),
+}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..tensors import load_samples
 CURVE = ["block", "iteration", "loss", "grad_norm"]
 #: Samples of every class that are shown in a picture.
 PER_CLASS = 4
+SHOWN_CLASSES = 10
 
 
 def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -134,10 +135,11 @@ def class_grid(images: Tensor, labels: Tensor, per_class: int) -> np.ndarray:
         labels: int64 [N].
 
     Returns:
-        uint8 [per_class·H, classes·W, 3]; classes with fewer samples leave black squares.
+        uint8 [per_class·H, classes·W, 3] of the first ten classes; those with fewer samples
+        leave black squares.
     """
     _, channels, height, width = images.shape
-    classes = int(labels.max()) + 1
+    classes = min(int(labels.max()) + 1, SHOWN_CLASSES)
     grid = np.zeros((per_class * height, classes * width, 3), np.uint8)
     for c in range(classes):
         for row, image in enumerate(images[labels == c][:per_class]):
@@ -186,7 +188,13 @@ def _settings(preset: Preset, name: str, results: Path, provenance: dict) -> lis
     return [{"key": key, "value": value} for key, value in found.items()]
 
 
-def write_tables(preset: Preset, name: str, results: Path, output: Path) -> None:
+def write_tables(
+    preset: Preset,
+    name: str,
+    results: Path,
+    output: Path,
+    finished: list[RunConfig] | None = None,
+) -> None:
     """Write every table of a finished sweep.
 
     Args:
@@ -194,6 +202,7 @@ def write_tables(preset: Preset, name: str, results: Path, output: Path) -> None
         name: what the preset is called in the tables.
         results: folder with data/ and runs/.
         output: folder for the CSV files, and for pictures of samples in ``samples/``.
+        finished: the runs to tabulate, of a sweep that is not; every run when absent.
 
     Raises:
         UserError: a file of a run is missing or damaged.
@@ -201,7 +210,7 @@ def write_tables(preset: Preset, name: str, results: Path, output: Path) -> None
     tables: dict[str, list[dict]] = {
         key: [] for key in ("scores", "validation_loss", "training", "curves", "sampling")
     }
-    for run in preset.runs():
+    for run in preset.runs() if finished is None else finished:
         folder = results / "runs" / run.name
         scores = read_record(folder / "scores.json", SCORES)
         tables["scores"] += _score_rows(run, preset, scores)

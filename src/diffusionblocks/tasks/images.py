@@ -1,13 +1,13 @@
 """Class-conditional image generation with a DiT (paper, Table 2)."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..config import NetworkConfig, NoiseConfig, RunConfig
-from ..data.images import ImageSplit, load_split, to_unit
+from ..data.sources import open_source
 from ..losses import denoising_loss
 from ..networks.dit import DiT, DiTShape
 from ..noise import TruncatedLogNormal
@@ -64,15 +64,18 @@ class ImageTask:
         self.noise = noise_law(run.noise)
         self.ranges = noise_ranges(run)
         self.preconditioning = Preconditioning(run.noise.sigma_data)
-        self.train: ImageSplit = load_split(data, "train")
-        # A small set stays on the accelerator: no copy and no wait in a step.
-        self.images = self.train.images.to(device)
-        self.labels = self.train.labels.to(device)
+        self.source = open_source(run, data, device)
+
+    def description(self) -> dict[str, Any]:
+        """What a network trained on this data must know to be built and used again."""
+        channels, side, _ = self.source.shape
+        found = {"image_size": side, "channels": channels, "classes": self.source.classes}
+        return found if self.source.space is None else found | {"latents": self.source.space}
 
     def network(self, layers: int, *key: int | str) -> DiT:
         """A freshly initialised network of that many layers; weights depend on (seed, key)."""
-        _, channels, side, _ = self.train.images.shape
-        shape = dit_shape(self.run.network, side, channels, self.train.classes)
+        channels, side, _ = self.source.shape
+        shape = dit_shape(self.run.network, side, channels, self.source.classes)
         network = DiT(shape, layers, self.run.training.activation_checkpointing)
         network.initialise(stream("cpu", self.run.seed, "initial weights", *key))
         return network.to(self.device)
@@ -81,15 +84,15 @@ class ImageTask:
         """The batch of a block at one of its iterations, a function of (seed, block, iteration)."""
         training, seed = self.run.training, self.run.seed
         n = training.batch_size
-        index = batch_indices(seed, block, iteration, n, len(self.labels)).to(self.device)
+        index = batch_indices(seed, block, iteration, n, self.source.count)
         generator = stream(self.device, seed, "batch", block, iteration)
-        y = to_unit(self.images[index])
-        eps = torch.randn(y.shape, generator=generator, device=self.device)
+        eps = torch.randn((n, *self.source.shape), generator=generator, device=self.device)
         u, drop = torch.rand(2, n, generator=generator, device=self.device)
         own = self.ranges[block]
         sigma = self.noise.sample(u, own.train_lo, own.train_hi)
         dropped = drop < training.label_dropout
-        label = self.labels[index].masked_fill(dropped, self.train.classes)
+        y, label = self.source.examples(index, generator)
+        label = label.masked_fill(dropped, self.source.classes)
         return ImageBatch(y, sigma, eps, label)
 
     def loss(self, network, batch: ImageBatch, layers: range | None) -> Tensor:

@@ -98,8 +98,9 @@ def train(
     clock: Callable[[], float],
     report: Callable[[int, int, float], None],
     after_step: Callable[[], None] = lambda: None,
+    stop_after: float | None = None,
     replicas: Replicas = ALONE,
-) -> Trained:
+) -> Trained | None:
     """Train one part of a run, resuming where an earlier job was stopped.
 
     Args:
@@ -108,7 +109,13 @@ def train(
         clock: seconds from any origin.
         report: called as report(steps done, steps in all, latest loss) at every look.
         after_step: called after every update.
+        stop_after: seconds on the clock after which to leave a checkpoint and stop. Going on
+            gives the bits of a job never stopped (but a diverged one that is to be recorded
+            falls back to its newest checkpoint, and this is one).
         replicas: this process among those of a data-parallel job.
+
+    Returns:
+        What the finished job leaves; None where it was stopped before its end.
 
     Raises:
         UserError: a loss that is not finite, unless the run is to record it; or a checkpoint
@@ -125,7 +132,10 @@ def train(
     spent = resumed.seconds if resumed else 0.0
     looks = [resumed.history] if resumed else []
     steps = settings.iterations * len(part.blocks)
-    forward = torch.compile(network) if settings.compile else network
+    forward = network
+    if settings.compile:
+        # Shapes never change within a job, but for the slice of layers of an interleaved one.
+        forward = torch.compile(network, mode=settings.compile_mode, dynamic=False)
     network.train()
 
     pending: list[Tensor] = []
@@ -149,7 +159,8 @@ def train(
         after_step()
 
         done = step + 1
-        due = done % settings.checkpoint_every == 0 and done < steps
+        stopped = stop_after is not None and clock() - began >= stop_after and done < steps
+        due = stopped or (done % settings.checkpoint_every == 0 and done < steps)
         if due or done == steps or len(pending) == LOOK_EVERY:
             recent = torch.stack(pending).cpu()
             bad = first_not_finite(recent)
@@ -170,6 +181,8 @@ def train(
         if due and replicas.leads:
             elapsed = spent + clock() - began
             save_checkpoint(state_folder, state, done, torch.cat(looks), elapsed, run.hash)
+        if stopped:
+            return None
     return Trained(
         ema={name: value.detach().cpu() for name, value in state.ema.items()},
         history=torch.cat(looks) if looks else torch.empty(0, 2),

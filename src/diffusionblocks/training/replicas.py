@@ -5,6 +5,7 @@ share; gradients and losses are averaged over the processes before clipping, so 
 the step that one process with the whole batch would take, up to rounding.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ def average(tensors: list[Tensor]) -> None:
     sizes = [tensor.numel() for tensor in tensors]
     for tensor, mean in zip(tensors, flat.split(sizes), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+def follows() -> bool:
+    """Whether torchrun started this process to follow another one, which reports and writes."""
+    return distributed.is_torchelastic_launched() and os.environ.get("RANK", "0") != "0"
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""Samples drawn so far, batch by batch on disk, so that drawing goes on where it was stopped."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .tensors import load_tensors, save_tensors
+
+
+class DrawnBatches:
+    """Batches by the number of their first sample.
+
+    Args:
+        folder: where they wait; nothing is written there unless drawing may stop.
+        identity: of what they are drawn from and how; batches of another are dropped.
+    """
+
+    def __init__(self, folder: Path, identity: str):
+        self._folder = folder
+        self._own = folder / identity
+        self._here: dict[int, dict[str, Tensor]] = {}
+        if folder.is_dir():
+            for other in folder.iterdir():
+                if other != self._own:
+                    shutil.rmtree(other)
+
+    def _path(self, first: int) -> Path:
+        return self._own / f"{first:09d}.safetensors"
+
+    def has(self, first: int) -> bool:
+        """Whether the batch that begins with this sample is drawn and whole."""
+        if first not in self._here and self._path(first).is_file():
+            try:
+                self._here[first] = load_tensors(self._path(first))
+            except UserError:
+                return False
+        return first in self._here
+
+    def add(self, first: int, images: Tensor, labels: Tensor, seconds: float, last: bool) -> None:
+        """Keep a batch; on disk too unless this process is to draw to the last."""
+        taken = torch.tensor(seconds, dtype=torch.float64)
+        self._here[first] = {"images": images, "labels": labels, "seconds": taken}
+        if not last:
+            save_tensors(self._path(first), self._here[first], {})
+
+    def joined(self) -> tuple[Tensor, Tensor, float]:
+        """Images uint8 [N, C, H, W] and labels int64 [N] in order, and seconds of drawing."""
+        batches = [self._here[first] for first in sorted(self._here)]
+        images, labels = (torch.cat([b[key] for b in batches]) for key in ("images", "labels"))
+        return images, labels, sum(b["seconds"].item() for b in batches)
+
+    def forget(self) -> None:
+        """Remove the batches from the disk: the samples stand as one file."""
+        shutil.rmtree(self._folder, ignore_errors=True)

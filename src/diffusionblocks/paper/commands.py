@@ -1,0 +1,125 @@
+"""The verbs of paper scale: latents, cost, advance, reference."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..config import Preset
+
+CONFIG = Path("workflow/config")
+#: Exit code of ``advance`` while there is something left to do.
+UNFINISHED = 3
+
+
+def _lines(label: str) -> Callable[..., None]:
+    """Progress as plain lines, ten for a job."""
+    shown = -1
+
+    def report(done: int, total: int, loss: float | None = None) -> None:
+        nonlocal shown
+        if 10 * done // total > shown:
+            shown = 10 * done // total
+            told = "" if loss is None else f", loss {loss:.4g}"
+            print(f"{label}: {done}/{total}{told}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def run_latents(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
+    """Verb ``latents``."""
+    preset = read_preset(a)
+    from ..jobs import encode_latents
+
+    encode_latents(preset, a.output, _lines)
+
+
+def run_cost(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
+    """Verb ``cost``."""
+    presets = {}
+    for name in a.presets:
+        presets[name] = read_preset(argparse.Namespace(preset=name, set=a.set))
+    from .cost import cost, table
+
+    print(table((name, cost(p, Path("results") / name)) for name, p in presets.items()), end="")
+
+
+def run_advance(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> int:
+    """Verb ``advance``."""
+    preset = read_preset(a)
+    name = Path(a.preset).stem
+    results = a.results or Path("results") / name
+    from .advance import advance, finished
+
+    say = partial(print, flush=True)
+    over = advance(preset, results, a.runs or [], a.seconds, say=say, report=_lines)
+    runs = finished(preset, results)
+    if runs:
+        from ..report.tables import write_tables
+
+        write_tables(preset, name, results, results / "tables", runs)
+        print(f"{len(runs)} of {len(preset.runs())} runs are in {results}/tables")
+    if not over:
+        print("diffusionblocks: stopped in time; the same command goes on", file=sys.stderr)
+    return 0 if over else UNFINISHED
+
+
+def run_export(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
+    """Verb ``reference export``."""
+    preset = read_preset(a)
+    name = Path(a.preset).stem
+    from .reference import export
+
+    export(a.results or Path("results") / name, name, preset.evaluation.extractor, a.output)
+
+
+def run_render(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
+    """Verb ``reference render``."""
+    from .reference import render
+
+    for path in render(a.reference, a.output, a.ledger, a.published, a.notebooks):
+        print(path)
+
+
+def add_paper(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]) -> None:
+    """Add these verbs to the command line.
+
+    Args:
+        verbs: what ``add_subparsers`` returned.
+        read_preset: from the command line's namespace to its preset.
+    """
+
+    def verb(parent: Any, name: str, handler: Callable, text: str, preset: bool = True):
+        p = parent.add_parser(name, help=text, description=text)
+        p.set_defaults(handler=partial(handler, read_preset=read_preset))
+        if preset:
+            p.add_argument("--preset", required=True, help="name or YAML file of a preset")
+            p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
+        return p
+
+    p = verb(verbs, "latents", run_latents, "encode a latent data set")
+    p.add_argument("--output", type=Path, required=True, help="folder of the prepared data")
+    p = verb(verbs, "cost", run_cost, "what presets cost: jobs, memory, disk", preset=False)
+    p.add_argument("presets", nargs="+", metavar="PRESET")
+    p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
+    text = f"do part of a sweep and stop in time; exit code {UNFINISHED}: the same call goes on"
+    p = verb(verbs, "advance", run_advance, text)
+    p.add_argument("--seconds", type=float, default=480.0, help="when to leave off")
+    p.add_argument("--runs", nargs="+", help="runs to do, in this order; all of the preset")
+    p.add_argument("--results", type=Path, help="folder of the sweep; results/PRESET when absent")
+    text = "keep a sweep's tables as reference results, and draw from them"
+    kinds = verbs.add_parser("reference", help=text, description=text).add_subparsers(
+        dest="kind", required=True
+    )
+    p = verb(kinds, "export", run_export, "copy a sweep's tables with their provenance")
+    p.add_argument("--results", type=Path, help="folder of the sweep; results/PRESET when absent")
+    p.add_argument("--output", type=Path, required=True)
+    text = "judge the claims and draw the notebooks from a reference"
+    p = verb(kinds, "render", run_render, text, preset=False)
+    p.add_argument("--reference", type=Path, required=True)
+    p.add_argument("--output", type=Path, required=True)
+    p.add_argument("--ledger", type=Path, default=CONFIG / "claims.yaml")
+    p.add_argument("--published", type=Path, default=CONFIG / "published.csv")
+    p.add_argument("--notebooks", type=Path, default=Path("notebooks"))

@@ -1,0 +1,188 @@
+"""Reference results: a sweep's small tables kept with their provenance, and drawn again from there.
+
+A reference folder holds ``tables/``, ``memory/`` where there is one, and ``provenance.json``;
+never weights. The notebooks and the claims ledger read it instead of a sweep's results.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import read_json, write_json, write_text
+
+TABLES = "scores,floors,validation_loss,training,curves,sampling,setting".split(",")
+#: What every reference must say of where it comes from.
+PROVENANCE = (
+    "preset,runs,commits,clean,versions,python,devices,first,last,training_seconds,"
+    "sampling_seconds,peak_memory_bytes,peak_memory_kind,extractor,dataset,dataset_note"
+).split(",")
+#: A reference is read in a browser and lives in the repository: bytes in all.
+LARGEST = 20_000_000
+#: Turns a notebook into a page that asks no other machine for anything.
+PAGE = (
+    "nbconvert --to html --no-input --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
+).split()
+MEMORY_FILES = ("tables/*.csv", "crossing-*.csv", "inference.csv")
+
+
+def _records(results: Path) -> list[dict[str, Any]]:
+    """Every JSON of a sweep's runs that says where it comes from."""
+    found = [read_json(path) for path in sorted((results / "runs").glob("*/*.json"))]
+    return [record for record in found if "provenance" in record]
+
+
+def gather(results: Path, preset: str, extractor: str) -> dict[str, Any]:
+    """Where a sweep's numbers come from, out of its runs' records, ready for JSON.
+
+    Raises:
+        UserError: there are no runs.
+    """
+    records = _records(results)
+    if not records:
+        raise UserError(f"{results}/runs holds no finished run; run the sweep first")
+    origins = [record["provenance"] for record in records]
+    trained = [r for r in records if "part" in r]
+    sampled = [r for r in records if "trajectories" in r]
+    data = read_json(results / "data" / "dataset.json")
+    most = max(trained + sampled, key=lambda r: r["peak_memory_bytes"])
+    times = sorted(origin["time"] for origin in origins)
+    return {
+        "preset": preset,
+        "runs": len({record["run"]["run"] for record in records}),
+        "commits": sorted({str(origin["commit"]) for origin in origins}),
+        "clean": all(origin["clean"] for origin in origins),
+        "versions": origins[0]["packages"],
+        "python": origins[0]["python"],
+        "devices": sorted({origin["device"] for origin in origins}),
+        "first": times[0],
+        "last": times[-1],
+        "training_seconds": sum(r["seconds"] for r in trained),
+        "sampling_seconds": sum(r["seconds"] for r in sampled),
+        "peak_memory_bytes": most["peak_memory_bytes"],
+        "peak_memory_kind": most["peak_memory_kind"],
+        "extractor": extractor,
+        "dataset": data["name"],
+        "dataset_note": data["note"],
+    }
+
+
+def export(results: Path, preset: str, extractor: str, output: Path) -> None:
+    """Copy a sweep's tables into a reference folder; provenance.json is written last.
+
+    Raises:
+        UserError: a table is missing, or the tables are too large to be kept.
+    """
+    origin = gather(results, preset, extractor)
+    files = [results / "tables" / f"{name}.csv" for name in TABLES]
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]} does not exist; build the sweep's tables first")
+    files += sorted((results / "tables" / "samples").glob("*.png"))
+    files += [path for name in MEMORY_FILES for path in sorted((results / "memory").glob(name))]
+    size = sum(path.stat().st_size for path in files)
+    if size > LARGEST:
+        raise UserError(
+            f"the tables of {results} take {size} bytes; expected at most {LARGEST}: "
+            "references are small, never weights or samples"
+        )
+    (output / "provenance.json").unlink(missing_ok=True)
+    for path in files:
+        target = output / path.relative_to(results)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    write_json(output / "provenance.json", origin)
+
+
+def load_provenance(reference: Path) -> dict[str, Any]:
+    """Where a reference comes from.
+
+    Raises:
+        UserError: it does not say, or leaves something out.
+    """
+    found = read_json(reference / "provenance.json")
+    missing = [key for key in PROVENANCE if key not in found]
+    if missing:
+        raise UserError(
+            f"{reference}/provenance.json lacks {', '.join(missing)}; export the reference again"
+        )
+    return found
+
+
+def _notebook(name: str, notebooks: Path, output: Path, parameters: dict[str, str]) -> None:
+    """Run a notebook with parameters and write it and its page."""
+    made = output / f"{name}.ipynb"
+    options = [word for key, value in parameters.items() for word in ("-p", key, value)]
+    source = notebooks / f"{name}.ipynb"
+    for command in (
+        ["papermill", str(source), str(made), "--no-progress-bar", *options],
+        [*PAGE, str(made)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"{name}.ipynb cannot be drawn from these tables: {last}")
+
+
+def _origin_in_words(reference: Path, origin: dict[str, Any]) -> str:
+    hours = (origin["training_seconds"] + origin["sampling_seconds"]) / 3600
+    return (
+        f"{reference}: preset {origin['preset']}, {origin['runs']} runs on "
+        f"{', '.join(origin['devices'])}, {origin['first']} to {origin['last']}, "
+        f"{hours:.3g} hours of training and sampling, largest peak "
+        f"{origin['peak_memory_bytes'] / 2**30:.3g} GiB ({origin['peak_memory_kind']}), "
+        f"extractor {origin['extractor']}, {origin['dataset_note']}, commit "
+        f"{', '.join(origin['commits'])}{'' if origin['clean'] else ' with changes'}"
+    )
+
+
+def render(
+    reference: Path, output: Path, ledger: Path, published: Path, notebooks: Path
+) -> list[Path]:
+    """Judge the claims and draw the notebooks from a reference folder.
+
+    Args:
+        ledger: claims.yaml.
+        published: published.csv.
+        notebooks: folder of the notebooks.
+
+    Returns:
+        The pages, and the verdicts in words.
+
+    Raises:
+        UserError: the reference lacks provenance or a table.
+    """
+    from ..ledger import load_ledger
+    from ..report.verdicts import write_verdicts
+
+    origin = load_provenance(reference)
+    preset, tables = origin["preset"], output / "tables"
+    output.mkdir(parents=True, exist_ok=True)
+    memory = reference / "memory"
+    text = write_verdicts(
+        load_ledger(ledger), reference / "tables", memory / "tables", published, tables
+    )
+    write_text(output / "verdicts.txt", _origin_in_words(reference, origin) + "\n\n" + text)
+    drawn = {
+        "image_quality": {
+            "tables": str(reference / "tables"),
+            "published": str(published),
+            "summary_tables": str(output / "summary"),
+        },
+        "verdict": {"tables": str(tables)},
+    }
+    if list(memory.glob("tables/*.csv")):
+        drawn["memory"] = {"tables": str(memory), "summary_tables": str(output / "memory/summary")}
+    pages = []
+    for name, parameters in drawn.items():
+        figures = output / ("figures" if name == "image_quality" else f"{name}/figures")
+        figures.mkdir(parents=True, exist_ok=True)
+        if "summary_tables" in parameters:
+            Path(parameters["summary_tables"]).mkdir(parents=True, exist_ok=True)
+        _notebook(name, notebooks, output, parameters | {"preset": preset, "figures": str(figures)})
+        pages.append(output / f"{name}.html")
+    return [*pages, output / "verdicts.txt"]

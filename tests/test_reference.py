@@ -1,0 +1,158 @@
+"""Reference results: kept with their provenance, drawn again from there."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from diffusionblocks.cli import main
+from diffusionblocks.errors import UserError
+from diffusionblocks.files import read_json, write_json, write_text
+from diffusionblocks.paper import reference
+from diffusionblocks.paper.reference import PROVENANCE, TABLES, export, gather, load_provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = sorted((ROOT / "results/reference").glob("*/*/provenance.json"))
+
+
+def origin(time, device="a GPU", clean=True):
+    return {
+        "commit": "c" * 40, "clean": clean, "python": "3.11.9", "packages": {"torch": "2.12.1"},
+        "device": device, "device_kind": "cuda", "threads": 1, "time": time,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path):
+    """What a finished sweep of one run leaves, as far as a reference reads it."""
+    folder = tmp_path / "results"
+    run = folder / "runs/end_to_end-s0"
+    named = {"run": {"run": "end_to_end-s0"}}
+    peak = {"peak_memory_bytes": 3 * 2**30, "peak_memory_kind": "cuda allocator, 9 steps"}
+    write_json(
+        run / "block0.json",
+        {**named, "part": "block0", "seconds": 100.0, **peak, "provenance": origin("2026-01-02")},
+    )
+    small = {"peak_memory_bytes": 2**30, "peak_memory_kind": "cuda allocator"}
+    write_json(
+        run / "samples-guided.json",
+        {**named, "trajectories": 9, "seconds": 20.0, **small, "provenance": origin("2026-01-03")},
+    )
+    write_json(
+        run / "scores.json",
+        {**named, "seconds": 7.0, "provenance": origin("2026-01-04", clean=False)},
+    )
+    write_json(run / "manifest.json", {"run": {"run": "end_to_end-s0"}})
+    write_json(folder / "data/dataset.json", {"name": "cifar10", "note": "pixels of a JPEG"})
+    for name in TABLES:
+        write_text(folder / f"tables/{name}.csv", "key,value\n")
+    (folder / "tables/samples").mkdir()
+    (folder / "tables/samples/a.png").write_bytes(b"picture")
+    write_text(folder / "memory/tables/fp32.csv", "model\n")
+    write_text(folder / "memory/inference.csv", "model\n")
+    write_text(folder / "runs/end_to_end-s0/block0.safetensors", "weights")
+    return folder
+
+
+def test_provenance_sums_up_every_record(results):
+    found = gather(results, "cifar10", "efficientnet_lite0")
+    assert set(found) == set(PROVENANCE)
+    assert found["runs"] == 1 and found["commits"] == ["c" * 40] and found["devices"] == ["a GPU"]
+    assert found["clean"] is False, "one record with changes is enough"
+    assert (found["first"], found["last"]) == ("2026-01-02", "2026-01-04")
+    assert (found["training_seconds"], found["sampling_seconds"]) == (100.0, 20.0)
+    assert found["peak_memory_bytes"] == 3 * 2**30
+    assert found["dataset_note"] == "pixels of a JPEG"
+
+
+def test_export_copies_tables_and_never_weights(results, tmp_path):
+    output = tmp_path / "reference"
+    export(results, "cifar10", "efficientnet_lite0", output)
+    files = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
+    tables = {f"tables/{name}.csv" for name in TABLES}
+    assert files == tables | {
+        "tables/samples/a.png", "memory/tables/fp32.csv", "memory/inference.csv",
+        "provenance.json",
+    }  # fmt: skip
+    assert load_provenance(output)["preset"] == "cifar10"
+
+
+@pytest.mark.parametrize("fault", ["table", "size", "runs"])
+def test_a_reference_that_cannot_be_kept_never_looks_whole(results, tmp_path, monkeypatch, fault):
+    output = tmp_path / "reference"
+    if fault == "table":
+        (results / "tables/curves.csv").unlink()
+    elif fault == "size":
+        monkeypatch.setattr(reference, "LARGEST", 10)
+    else:
+        for path in (results / "runs/end_to_end-s0").glob("*.json"):
+            path.unlink()
+    with pytest.raises(
+        UserError, match={"table": "curves", "size": "at most 10", "runs": "run"}[fault]
+    ):
+        export(results, "cifar10", "efficientnet_lite0", output)
+    assert not (output / "provenance.json").exists()
+
+
+def test_a_reference_says_where_it_comes_from(results, tmp_path):
+    output = tmp_path / "reference"
+    export(results, "cifar10", "efficientnet_lite0", output)
+    record = read_json(output / "provenance.json")
+    del record["extractor"]
+    write_json(output / "provenance.json", record)
+    with pytest.raises(UserError, match="lacks extractor"):
+        load_provenance(output)
+    (output / "provenance.json").unlink()
+    with pytest.raises(UserError, match="provenance.json does not exist"):
+        load_provenance(output)
+
+
+def test_render_reads_the_reference_and_writes_elsewhere(results, tmp_path, monkeypatch):
+    output, pages = tmp_path / "reference", tmp_path / "rendered"
+    export(results, "cifar10", "efficientnet_lite0", output)
+    before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    asked = {}
+
+    def notebook(name, notebooks, folder, parameters):
+        asked[name] = parameters
+
+    def verdicts(ledger, tables, memory, published, folder):
+        asked["claims"] = {"tables": str(tables), "memory": str(memory)}
+        return "the verdicts\n"
+
+    monkeypatch.setattr(reference, "_notebook", notebook)
+    monkeypatch.setattr("diffusionblocks.report.verdicts.write_verdicts", verdicts)
+    code = main(["reference", "render", "--reference", str(output), "--output", str(pages)])
+    assert code == 0
+    assert set(asked) == {"claims", "image_quality", "verdict", "memory"}
+    assert asked["claims"] == {
+        "tables": str(output / "tables"), "memory": str(output / "memory/tables"),
+    }  # fmt: skip
+    assert asked["image_quality"]["tables"] == str(output / "tables")
+    assert asked["memory"]["tables"] == str(output / "memory")
+    assert asked["verdict"]["tables"] == str(pages / "tables")
+    assert all(p["preset"] == "cifar10" for name, p in asked.items() if name != "claims")
+    words = (pages / "verdicts.txt").read_text()
+    assert "preset cifar10, 1 runs on a GPU" in words and "with changes" in words
+    assert "extractor efficientnet_lite0" in words and words.endswith("the verdicts\n")
+    assert before == {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+
+
+def test_a_notebook_that_fails_is_one_line(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nKeyError: 'fid'\n")
+    monkeypatch.setattr(reference.subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(UserError, match="image_quality.ipynb cannot be drawn.*KeyError: 'fid'"):
+        reference._notebook("image_quality", ROOT / "notebooks", tmp_path, {"tables": "x"})
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda p: "/".join(p.parts[-3:-1]))
+def test_every_kept_reference_is_whole(path):
+    found = load_provenance(path.parent)
+    assert found["commits"] and all(re.fullmatch("[0-9a-f]{40}", c) for c in found["commits"])
+    assert {p.stem for p in (path.parent / "tables").glob("*.csv")} >= set(TABLES)
+
+
+def test_references_hold_no_weights():
+    kinds = {p.suffix for p in (ROOT / "results/reference").rglob("*") if p.is_file()}
+    assert kinds <= {".csv", ".json", ".png", ".md", ".txt", ".svg"}
