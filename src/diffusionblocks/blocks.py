@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,30 @@ from .tasks.images import dit_shape
 from .tensors import load_tensors
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest whose files are all there and whole.
+
+    Raises:
+        UserError: the manifest or a file that it names is missing or damaged.
+    """
+    manifest = read_json(path)
+    for b in manifest["blocks"]:
+        weights = Path(path).parent / b["file"]
+        if not weights.is_file() or sha256(weights) != b["sha256"]:
+            raise UserError(
+                f"{weights} is missing or differs from its digest in {path}; train it again"
+            )
+    return manifest
+
+
+def ranges_of(manifest: dict[str, Any]) -> list[NoiseRange]:
+    """The noise range of every block of a manifest."""
+    return [
+        NoiseRange(b["sigma_lo"], b["sigma_hi"], b["train_lo"], b["train_hi"])
+        for b in manifest["blocks"]
+    ]
+
+
 class Assembled:
     """All blocks of a manifest, ready to denoise.
 
@@ -28,25 +53,16 @@ class Assembled:
     """
 
     def __init__(self, path: Path, device: torch.device):
-        self.manifest = read_json(path)
+        self.manifest = read_manifest(path)
         self.run = RunConfig.model_validate(self.manifest["config"])
         self.device = device
-        self.ranges = [
-            NoiseRange(b["sigma_lo"], b["sigma_hi"], b["train_lo"], b["train_hi"])
-            for b in self.manifest["blocks"]
-        ]
+        self.ranges = ranges_of(self.manifest)
         self.preconditioning = Preconditioning(self.run.noise.sigma_data)
         images = self.manifest["images"]
         self._shape = dit_shape(
             self.run.network, images["image_size"], images["channels"], images["classes"]
         )
         self._folder = Path(path).parent
-        for b in self.manifest["blocks"]:
-            weights = self._folder / b["file"]
-            if not weights.is_file() or sha256(weights) != b["sha256"]:
-                raise UserError(
-                    f"{weights} is missing or differs from its digest in {path}; train it again"
-                )
         self._load()
 
     def _load(self) -> None:

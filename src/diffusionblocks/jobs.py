@@ -106,14 +106,13 @@ def _part_record(
 ) -> dict[str, Any]:
     """What is known of a trained part, ready for JSON."""
     steps = len(trained.history)
-    _, channels, side, _ = task.train.images.shape
     layers = {b: part.layers[b] or range(part.depth) for b in part.blocks}
     return {
         "run": run.identity(),
         "part": part.name,
         "config": run.model_dump(mode="json"),
         "config_hash": run.hash,
-        "images": {"image_size": side, "channels": channels, "classes": task.train.classes},
+        run.task: task.description(),
         "blocks": [
             {
                 "block": b,
@@ -122,6 +121,7 @@ def _part_record(
                 **vars(task.ranges[b]),
                 "layer_evaluations": run.training.iterations
                 * run.training.batch_size
+                * run.positions
                 * len(layers[b]),
             }
             for b in part.blocks

@@ -48,9 +48,15 @@ def assemble(run: RunConfig, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: a part is missing, damaged or from other settings.
     """
-    blocks = []
+    blocks, described = [], None
     for name in run.parts:
         record = _read_part(folder / f"{name}.safetensors", run)
+        described = record[run.task] if described is None else described
+        if record[run.task] != described:
+            raise UserError(
+                f"{folder / name}.safetensors was trained on other data than {run.parts[0]}: "
+                f"{record[run.task]} against {described}; delete it and train it again"
+            )
         part = part_of(run, name)
         for block in record["blocks"]:
             own = part.layers[block["block"]] or range(part.depth)
@@ -68,7 +74,7 @@ def assemble(run: RunConfig, folder: Path) -> dict[str, Any]:
         "run": run.identity(),
         "config": run.model_dump(mode="json"),
         "config_hash": run.hash,
-        "images": record["images"],
+        run.task: described,
         "blocks": blocks,
         "iterations": run.training.iterations,
         "layer_evaluations": layer_evaluations(run),
@@ -76,8 +82,10 @@ def assemble(run: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def layer_evaluations(run: RunConfig) -> int:
-    """Image × layer passes of a whole training run, forward; the same for every method at equal K.
+    """Layer passes of a whole training run, forward, of images or of positions of text.
 
-    K iterations of every block: Σ_b K·N·L_b = K·N·L with batch size N.
+    K iterations of every block: Σ_b K·N·L_b = K·N·L with batch size N; for text times the
+    positions of a sequence, clean and noisy ones alike.
     """
-    return run.training.iterations * run.training.batch_size * run.network.layers
+    training = run.training
+    return training.iterations * training.batch_size * run.positions * run.network.layers

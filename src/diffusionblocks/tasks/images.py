@@ -69,6 +69,11 @@ class ImageTask:
         self.images = self.train.images.to(device)
         self.labels = self.train.labels.to(device)
 
+    def description(self) -> dict[str, int]:
+        """What a network trained on this data must know to be built again."""
+        _, channels, side, _ = self.train.images.shape
+        return {"image_size": side, "channels": channels, "classes": self.train.classes}
+
     def network(self, layers: int, *key: int | str) -> DiT:
         """A freshly initialised network of that many layers; weights depend on (seed, key)."""
         _, channels, side, _ = self.train.images.shape
