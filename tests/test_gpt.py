@@ -117,7 +117,9 @@ def test_a_mask_that_leaks_is_noticed():
     moved = clean.clone()
     moved[:, 5] += 1
     with torch.no_grad():
-        assert not torch.allclose(network(z, c_noise, moved)[:, 5], network(z, c_noise, clean)[:, 5])
+        assert not torch.allclose(
+            network(z, c_noise, moved)[:, 5], network(z, c_noise, clean)[:, 5]
+        )
 
 
 def test_clean_stream_does_not_depend_on_noise():

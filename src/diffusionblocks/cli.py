@@ -13,6 +13,7 @@ from pathlib import Path
 from . import __version__
 from .config import Preset, RunConfig, load_preset
 from .errors import UserError
+from .language_commands import add_language
 from .memory.commands import add_memory
 
 CONFIG = Path("workflow/config")
@@ -213,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
     add_memory(verbs, _preset)
+    add_language(verbs, _preset)
     verb("site", _site, "write the report's pages", "results", "output")
     p = plain("claims", _claims, "judge the paper's claims from a sweep's tables", "tables")
     p.add_argument("--output", type=Path, required=True)

@@ -345,7 +345,7 @@ class DenoisingGPT(Decoder):
         return self._output(x[:, 0], c[:, 0]).squeeze(1)
 
     def logits(self, denoised: Tensor) -> Tensor:
-        """Token logits of a denoised vector in units of σ_data, [..., width] → [..., vocabulary]."""
+        """Logits of denoised vectors in units of σ_data, [..., width] → [..., vocabulary]."""
         return self.head(denoised)
 
     def _conditioning(self, c_noise: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Language modelling: next tokens end to end, or tokens denoised block by block (paper, Table 4)."""
+"""Language modelling: next tokens end to end, or tokens denoised by blocks (paper, Table 4)."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -152,7 +152,11 @@ class LanguageTask:
 
     def batch(self, block: int, iteration: int) -> TokenBatch | NoisyTokenBatch:
         """The batch of a block at one of its iterations, a function of (seed, block, iteration)."""
-        seed, n, length = self.run.seed, self.run.training.batch_size, self.run.network.context_length
+        seed, n, length = (
+            self.run.seed,
+            self.run.training.batch_size,
+            self.run.network.context_length,
+        )
         index = batch_indices(seed, block, iteration, n, self.windows)
         tokens = self.train.windows(index, length).to(self.device)
         if self.table is None:
