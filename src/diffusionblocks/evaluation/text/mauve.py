@@ -44,9 +44,7 @@ class Mauve:
         return self.spread / math.sqrt(len(self.values))
 
 
-def mauve_scores(
-    p: np.ndarray, q: np.ndarray, seeds: Sequence[int], scaling: float = 5.0
-) -> Mauve:
+def mauve_scores(p: np.ndarray, q: np.ndarray, seeds: Sequence[int], scaling: float = 5.0) -> Mauve:
     """MAUVE of two sets of features under every seed.
 
     Args:

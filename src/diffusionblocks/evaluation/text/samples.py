@@ -1,9 +1,10 @@
 """Every score of one set of samples; models, the n-gram floor and real text all come here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ...errors import UserError
@@ -53,7 +54,7 @@ def sample_scores(
     prompt_length: int,
     decode: Callable[[list[int]], str],
     judge: LogProbs,
-    reference_texts: Sequence[str],
+    reference_features: np.ndarray,
     featurise: Featurise,
     settings: SampleSettings,
 ) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def sample_scores(
         prompt_length: P, at least 1.
         decode: token numbers to text.
         judge: ln p of every token but the first, under the judge.
-        reference_texts: real texts of P + C tokens.
+        reference_features: of real texts of P + C tokens, [M, d], computed once for all runs.
         featurise: texts to features.
 
     Returns:
@@ -87,13 +88,11 @@ def sample_scores(
         )
     texts = [decode(row) for row in tokens.tolist()]
     seeds = range(settings.mauve_seeds)
-    mauve = mauve_scores(
-        featurise(reference_texts), featurise(texts), seeds, settings.mauve_scaling
-    )
+    mauve = mauve_scores(reference_features, featurise(texts), seeds, settings.mauve_scaling)
     judged = generative_perplexity(judge, tokens, prompt_length, settings.batch_size)
     found = [
-        ("mauve", mauve.mean, mauve.error, settings.featurizer, len(reference_texts)),
-        ("mauve_spread", mauve.spread, float("nan"), settings.featurizer, len(reference_texts)),
+        ("mauve", mauve.mean, mauve.error, settings.featurizer, len(reference_features)),
+        ("mauve_spread", mauve.spread, float("nan"), settings.featurizer, len(reference_features)),
         ("generative_perplexity", judged.value, judged.error, settings.judge, 0),
     ]
     found += [
