@@ -25,7 +25,7 @@ from .tokenizers import Tokenizer, make_tokenizer, save_tokenizer
 
 SPLITS = ("train", "judge", "validation", "test")
 #: Share of the characters of a corpus that comes without splits.
-SHARES = {"train": 0.7, "judge": 0.1, "validation": 0.1, "test": 0.1}
+SHARES = {"train": 0.6, "judge": 0.2, "validation": 0.1, "test": 0.1}
 #: Where a hub set brings no validation split: every n-th training document is one.
 EVERY = 200
 #: Characters after which a tokeniser that is trained has read enough.

@@ -132,6 +132,11 @@ def held_out(language: LanguageConfig, data: Path, split: str) -> Tensor:
     return text.windows(index, length)
 
 
+def _storable(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with nothing in the place of NaN, which JSON does not have."""
+    return {key: None if value != value else value for key, value in row.items()}
+
+
 def _row(metric: str, estimate: Estimate, better: str = "lower", note: str = "") -> dict[str, Any]:
     return {
         "metric": metric,
@@ -231,8 +236,8 @@ def score_run(
         "config_hash": model.run.hash,
         "iterations": model.manifest["iterations"],
         "layer_evaluations": model.manifest["layer_evaluations"],
-        "scores": scores,
-        "bound_curve": lines,
+        "scores": [_storable(row) for row in scores],
+        "bound_curve": [_storable(row) for row in lines],
         "samples": shown,
         "seconds": time.monotonic() - began,
         "provenance": provenance(device),
@@ -288,7 +293,7 @@ def score_floor(language: LanguageConfig, data: Path, judge: Path | None, output
     every = made[:: generation.continuations]
     shown += [{"kind": "ngram", **line} for line in scorer.shown(every, first)]
     record = {
-        "scores": scores,
+        "scores": [_storable(row) for row in scores],
         "samples": shown,
         "seconds": time.monotonic() - began,
         "provenance": provenance(device),
