@@ -13,10 +13,10 @@ SET =
 CORES = all
 
 .DEFAULT_GOAL := help
-.PHONY: help replicate smoke bench test lint format lock clean distclean FORCE
+.PHONY: help replicate smoke bench bench-memory test lint format lock clean distclean FORCE
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # --- set-up -----------------------------------------------------------------------------------
 
@@ -62,6 +62,9 @@ replicate smoke: $(STAMP)
 
 bench: $(STAMP) ## measure speed against its targets; writes results/bench/*.csv
 	python benchmarks/bench.py
+
+bench-memory: $(STAMP) ## check memory against its targets; writes results/bench/memory.csv
+	python benchmarks/bench_memory.py
 
 # --- quality ----------------------------------------------------------------------------------
 

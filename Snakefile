@@ -11,6 +11,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/memory.smk"
 include: "workflow/rules/claims.smk"
 
 
@@ -21,7 +22,7 @@ rule all:
 
 
 onsuccess:
-    verdicts = Path(f"{RESULTS}/claims/claims.txt")
+    verdicts = Path(f"{RESULTS}/tables/claims.txt")
     if verdicts.is_file():
         print(f"\n{verdicts.read_text(encoding='utf-8')}")
     print(f"The report: {RESULTS}/report/index.html")

@@ -9,7 +9,7 @@ import yaml
 
 from diffusionblocks.config import load_preset
 from diffusionblocks.files import write_json
-from diffusionblocks.report import figures as draw
+from diffusionblocks.report import style
 from diffusionblocks.report.tables import class_grid, write_csv
 
 PRESET = {
@@ -141,9 +141,9 @@ def draw_figures(results: Path, names):
     """Figures under the names that the ledger mentions, and the notebook's page."""
     import pandas as pd
 
-    figure = draw.empty("A figure", "Simulated results have none.")
+    figure = style.empty("A figure", "Simulated results have none.")
     for name in names:
-        draw.save(figure, pd.DataFrame({"x": [1]}), results / "figures", name)
+        style.save(figure, pd.DataFrame({"x": [1]}), results / "figures", name)
     page = results / "report/image_quality.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("<!doctype html><title>Image quality</title><p>The notebook's page.</p>")

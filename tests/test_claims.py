@@ -209,12 +209,17 @@ def test_the_ledger_finds_the_simulated_truth(sweep):
 def test_memory_is_judged_without_seeds(tmp_path, sweep):
     _, _, results = sweep
     rows = [
-        f"DiT-S/2,{method},{blocks},{checkpointing},{value}"
+        f"DiT-S/2,{method},{blocks},512,fp32,own,{checkpointing},{value}"
         for method, blocks, value in (("end_to_end", 1, 900), ("blockwise_independent", 3, 310))
         for checkpointing in (False, True)
     ]
-    text = "model,method,blocks,checkpointing,planned_bytes\n" + "\n".join(rows)
+    text = (
+        "model,method,blocks,batch_size,precision,resident,checkpointing,planned_bytes\n"
+        + "\n".join(rows)
+    )
     (tmp_path / "plan.csv").write_text(text)
+    # The same points in another table count once.
+    (tmp_path / "again.csv").write_text(text)
     found, _ = cl.verdicts(
         load_ledger(LEDGER), sources(results / "tables", tmp_path), published(), "simulated"
     )
@@ -226,7 +231,7 @@ def test_memory_is_judged_without_seeds(tmp_path, sweep):
 
 def judged(results, capsys):
     """Verdicts by claim, through the command line."""
-    folder = results / "claims"
+    folder = results / "tables"
     arguments = ["--ledger", str(LEDGER), "--published", str(PUBLISHED), "--output", str(folder)]
     assert main(["claims", "--tables", str(results / "tables"), *arguments]) == 0
     shown = capsys.readouterr().out

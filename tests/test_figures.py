@@ -17,7 +17,7 @@ from diffusionblocks.errors import UserError
 from diffusionblocks.noise import TruncatedLogNormal
 from diffusionblocks.partition import partition
 from diffusionblocks.report import figures as draw
-from diffusionblocks.report import read_setting, read_table
+from diffusionblocks.report import read_setting, read_table, style
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS, ITERATIONS = 12, 100
@@ -241,15 +241,15 @@ def test_every_axis_says_what_it_shows(name, full):
 @pytest.mark.parametrize("name", ["noise_ranges", "sampling_cost"])
 def test_save_writes_svg_png_and_the_data_and_nothing_else(name, full, tmp_path):
     figure, data = figure_and_data(name, full)
-    png = draw.save(figure, data, tmp_path, name)
+    png = style.save(figure, data, tmp_path, name)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         f"{name}.{k}" for k in ("csv", "png", "svg")
     ]
-    assert Image.open(png).size[0] == int(figure.get_figwidth() * draw.STYLE["savefig.dpi"])
+    assert Image.open(png).size[0] == int(figure.get_figwidth() * style.STYLE["savefig.dpi"])
     again = pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False, na_values=["nan"])
     assert list(again.columns) == list(data.columns) and len(again) == len(data)
     svg = (tmp_path / f"{name}.svg").read_bytes()
-    draw.save(figure_and_data(name, full)[0], data, tmp_path, name)
+    style.save(figure_and_data(name, full)[0], data, tmp_path, name)
     assert (tmp_path / f"{name}.svg").read_bytes() == svg
 
 
@@ -267,8 +267,8 @@ def foot(figure):
 def test_intervals_are_named_or_said_to_be_missing(full, sparse):
     assert "95 % t intervals over 3 seeds" in foot(figure_and_data("score_vs_blocks", full)[0])
     assert "One seed: no intervals" in foot(figure_and_data("score_vs_blocks", sparse)[0])
-    assert draw.interval_note([3, 1, 2]) == "Bars and bands: 95 % t intervals over 1 to 3 seeds."
-    assert draw.interval_note([]) == "Nothing was measured."
+    assert style.interval_note([3, 1, 2]) == "Bars and bands: 95 % t intervals over 1 to 3 seeds."
+    assert style.interval_note([]) == "Nothing was measured."
 
 
 @pytest.mark.parametrize("name", ["overlap", "methods"])
@@ -463,22 +463,30 @@ def test_strategies_can_be_told_apart_by_any_eyes(eyes):
     names = ["end_to_end", "equal_mass", "uniform_log_sigma", "uniform_sigma", "uniform"]
     seen = {}
     for name in names:
-        linear = np.power((np.array(to_rgb(draw.LOOK[name][0])) + 0.055) / 1.055, 2.4)
+        linear = np.power((np.array(to_rgb(style.LOOK[name][0])) + 0.055) / 1.055, 2.4)
         seen[name] = lab(np.clip(matrix @ linear, 0.001, 1))
     nearest = min(np.linalg.norm(seen[a] - seen[b]) for a, b in combinations(names, 2))
     # About 2.3 is just noticeable side by side; six times that is plain across a figure.
     assert nearest > 14
-    markers = [draw.LOOK[n][1] for n in names]
+    markers = [style.LOOK[n][1] for n in names]
     assert len(set(markers)) == len(markers)
 
 
-def test_notebook_is_kept_stripped_with_its_parameters():
-    notebook = json.loads((ROOT / "notebooks" / "image_quality.ipynb").read_text())
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("image_quality", {"tables", "preset", "published", "figures", "summary_tables"}),
+        ("memory", {"tables", "preset", "figures", "summary_tables"}),
+        ("verdict", {"tables", "preset", "figures"}),
+    ],
+)
+def test_notebooks_are_kept_stripped_with_their_parameters(name, expected):
+    notebook = json.loads((ROOT / f"notebooks/{name}.ipynb").read_text())
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     assert all(not c["outputs"] and c["execution_count"] is None for c in code)
     (parameters,) = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
     names = {line.split(" = ")[0] for line in "".join(parameters["source"]).splitlines()}
-    assert names == {"tables", "preset", "published", "figures", "summary_tables"}
+    assert names == expected
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
 
 
@@ -487,7 +495,7 @@ def test_log_ticks_are_plain_numbers_inside_the_data():
     ax = figure.subplots()
     ax.set_yscale("log")
     ax.set_ylim(0.8, 1.6)
-    draw._log_axis(ax.yaxis, [0.8, 1.6])
+    style.log_axis(ax.yaxis, [0.8, 1.6])
     shown = [t for t in ax.get_yticks() if 0.8 <= t <= 1.6]
     assert len(shown) >= 4 and any(math.isclose(t, 1) for t in shown)
     assert ax.yaxis.get_major_formatter()(1.2, 0) == "1.2"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from diffusionblocks.memory.point import Images, dit, from_preset, from_sizes, w
 from diffusionblocks.memory.rehearsal import Rehearsal
 from diffusionblocks.memory.table import parse_size, size_text, with_ratios
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"layers": 6, "width": 16, "heads": 2, "patch": 4}
 DIGITS = Images(8, 1, 10)
 CPU = torch.device("cpu")
@@ -250,6 +252,67 @@ def test_measure_command_puts_both_side_by_side(tiny_file, tmp_path, capsys):
     assert row["planned_bytes"] == row["measured_bytes"] and float(row["difference"]) == 0
     assert row["ratio"] == "", "without B = 1 there is nothing to compare with"
     assert "+0.00 %" in capsys.readouterr().out
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_crossing_is_the_largest_batch_at_which_a_block_needs_no_more(tiny, tmp_path, capsys):
+    preset, path, text = tiny(), tmp_path / "crossing.csv", str(tmp_path / "tiny.yaml")
+
+    def excess(blocks, n):
+        ways = ({"blocks": blocks}, {"blocks": 1, "activation_checkpointing": True})
+        block, whole = (plan(from_preset(preset, "t", batch_size=n, **way)).peak for way in ways)
+        return block - whole
+
+    code = main(["memory", "crossing", "--preset", text, "--blocks", "2", "3", "--csv", str(path)])
+    assert code == 0
+    for row in table(path):
+        blocks, batch = int(row["blocks"]), int(row["crossing_batch"])
+        assert excess(blocks, batch) <= 0 < excess(blocks, batch + 1)
+    assert "crossing batch" in capsys.readouterr().out
+    assert main(["memory", "crossing", "--preset", text, "--blocks", "1"]) == 2
+    assert "above 1" in capsys.readouterr().err
+
+
+def test_streaming_a_block_holds_one_block_and_draws_the_same(tiny_file, tmp_path):
+    path = tmp_path / "inference.csv"
+    select = ["--preset", str(tiny_file), "--blocks", "1", "3", "--device", "cpu"]
+    sampling = ["--steps", "3", "--samples", "4", "--csv", str(path)]
+    assert main(["memory", "inference", *select, *sampling]) == 0
+    rows = table(path)
+    assert [(r["blocks"], r["weights"]) for r in rows] == [
+        ("1", "all resident"),
+        ("3", "all resident"),
+        ("3", "one streamed"),
+        ("3", "one streamed, next read ahead"),
+    ]
+    resident, streamed, ahead = rows[1:]
+    assert 3 * int(streamed["parameters_bytes"]) == int(resident["parameters_bytes"])
+    assert int(streamed["measured_bytes"]) < int(resident["measured_bytes"])
+    assert int(ahead["host_bytes"]) > 0 == int(streamed["host_bytes"])
+    assert all(float(r["seconds"]) > 0 for r in rows)
+
+
+def test_sweep_command_plans_and_measures_a_table_of_the_preset(tmp_path, capsys):
+    path = tmp_path / "methods.csv"
+    smoke = str(ROOT / "workflow/config/presets/smoke.yaml")
+    select = ["memory", "sweep", "--preset", smoke, "--csv", str(path)]
+    assert main([*select, "--sweep", "methods"]) == 0
+    rows = table(path)
+    assert {r["method"] for r in rows} == {
+        "end_to_end",
+        "blockwise_independent",
+        "blockwise_interleaved",
+    }
+    assert all(r["measured_bytes"] == r["planned_bytes"] for r in rows)
+    assert all(float(r["formula_bytes"]) > 0 for r in rows)
+    offloaded = [r for r in rows if r["optimizer_state"] == "offloaded"]
+    assert offloaded and all(int(r["host_bytes"]) > 0 for r in offloaded if int(r["blocks"]) > 1)
+    assert main([*select, "--sweep", "no_such"]) == 2
+    assert "no memory sweep 'no_such'" in capsys.readouterr().err
 
 
 def test_a_preset_gives_its_network_and_training(tiny):

@@ -70,7 +70,7 @@ def results(tmp_path_factory):
     names = {claim.figure for claim in load_ledger(LEDGER).claims if claim.figure}
     sweeps.draw_figures(results, sorted(names))
     claims = ["--ledger", str(LEDGER), "--published", str(PUBLISHED)]
-    folder = ["--output", str(results / "claims")]
+    folder = ["--output", str(results / "tables")]
     assert main(["claims", "--tables", str(results / "tables"), *claims, *folder]) == 0
     site = ["--results", str(results), "--output", str(results / "report")]
     assert main(["site", "--preset", str(file), *site]) == 0
@@ -109,7 +109,7 @@ def table(path):
 
 def test_the_verdict_table_is_the_csv(index, results):
     shown = {row[0]: row[1:] for row in index.run(CLAIMS)}
-    written = table(results / "claims/claims.csv")
+    written = table(results / "tables/claims.csv")
     tested = [row["claim"] for row in written if row["verdict"] != "not tested"]
     assert list(shown)[: len(tested)] == tested, "what was tested comes first"
     assert set(shown) == {row["claim"] for row in written}
@@ -147,10 +147,10 @@ def test_no_page_complains_or_asks_for_anything_elsewhere(page, site):
 def test_every_claim_with_numbers_opens_to_its_figure(index, results):
     index.run(OPEN_ALL)
     shown = index.run("document.querySelectorAll('details figure img').length")
-    drawn = [r for r in table(results / "claims/claims.csv") if r["n_seeds"] != "0" and r["figure"]]
+    drawn = [r for r in table(results / "tables/claims.csv") if r["n_seeds"] != "0" and r["figure"]]
     assert shown == len(drawn) > 5
     commands = index.run("[...document.querySelectorAll('details pre')].map(e => e.textContent)")
-    assert all("claims/claims.csv" in c and "--cores all --config preset=" in c for c in commands)
+    assert all("tables/claims.csv" in c and "--cores all --config preset=" in c for c in commands)
 
 
 class Links(HTMLParser):

@@ -52,6 +52,13 @@ def test_the_tail_of_log_normal_norms_is_the_textbook_one():
     assert sb.gradient_tail(norms) == pytest.approx(np.exp(2.3263 * 0.5), rel=0.02)
 
 
+def test_norms_that_are_no_numbers_count_as_divergence_not_as_tails():
+    norms = np.ones(100)
+    norms[60] = np.inf
+    assert sb.gradient_tail(norms) == 1
+    assert np.isnan(sb.gradient_tail(np.full(100, np.nan)))
+
+
 def test_the_warm_up_is_no_tail():
     norms = np.ones(100)
     norms[:10] = 1000

@@ -260,6 +260,29 @@ def test_a_loss_that_is_not_finite_names_step_and_range_and_keeps_the_checkpoint
     assert load_checkpoint(tmp_path, state, run.hash).step == 3
 
 
+def test_a_diverged_job_that_records_ends_with_the_last_good_weights(tiny, task_of, tmp_path):
+    run = run_named(
+        tiny("training.iterations=8", "training.on_divergence=record"), "independent-B2"
+    )
+    task = task_of(run)
+    healthy = task.loss
+
+    def loss(network, batch, layers):
+        values = healthy(network, batch, layers)
+        return values / 0 if torch.equal(batch.eps, task.batch(1, 4).eps) else values
+
+    task.loss = loss
+    part = part_of(run, "block1")
+    trained = train(
+        run, part, task, task.ranges, tmp_path, time.monotonic, lambda *a: None
+    )  # fmt: skip
+    assert trained.diverged_at == 4 and len(trained.history) == 5
+    assert not torch.isfinite(trained.history[-1]).all()
+    state = new_state(task.network(3, "block1"), (0.9, 0.999), 0.0)
+    load_checkpoint(tmp_path, state, run.hash)
+    assert all(torch.equal(trained.ema[name], value) for name, value in state.ema.items())
+
+
 def test_unknown_part_is_refused(tiny):
     run = run_named(tiny(), "independent-B2")
     with pytest.raises(UserError, match="block0"):

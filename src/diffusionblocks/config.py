@@ -129,6 +129,9 @@ class TrainingConfig(_Section):
     )
     compile: bool = False
     checkpoint_every: PositiveInt = 500
+    on_divergence: Literal["stop", "record"] = Field(
+        "stop", description="at a loss that is not finite: fail, or end with the last good weights"
+    )
 
     @model_validator(mode="after")
     def _microbatches(self):
@@ -192,20 +195,20 @@ class MemorySweep(_Section):
 
 def _memory_sweeps() -> dict[str, MemorySweep]:
     """Measure the preset's own network in every way; plan what does not fit a laptop."""
-    methods = ("blockwise_independent", "blockwise_interleaved")
-    both, large = ("fp32", "bf16"), (8, 64, 512)
     return {
         "fp32": MemorySweep(measure="always", batch_sizes=(8, 32, 128)),
-        "bf16": MemorySweep(measure="always", batch_sizes=(8, 128), precisions=("bf16",)),
+        "bf16": MemorySweep(measure="always", batch_sizes=(32,), precisions=("bf16",)),
         "methods": MemorySweep(
             measure="always",
-            methods=methods,
+            methods=("blockwise_independent", "blockwise_interleaved"),
             batch_sizes=(8,),
+            checkpointing=(False,),
             residents=("own", "all"),
             optimizer_states=("resident", "offloaded"),
         ),
-        "dit_s2": MemorySweep(model="DiT-S/2", batch_sizes=large),
-        "dit_l2": MemorySweep(model="DiT-L/2", batch_sizes=large, precisions=both),
+        "dit_s2": MemorySweep(model="DiT-S/2", batch_sizes=(8, 512)),
+        "dit_l2": MemorySweep(model="DiT-L/2", batch_sizes=(8, 64, 512)),
+        "dit_l2_bf16": MemorySweep(model="DiT-L/2", batch_sizes=(512,), precisions=("bf16",)),
         "dit_l2_resident": MemorySweep(
             model="DiT-L/2", batch_sizes=(8, 512), checkpointing=(False,), residents=("all",)
         ),
@@ -216,7 +219,12 @@ class MemoryConfig(_Section):
     """What the memory tables hold. No run depends on it."""
 
     sweeps: dict[Name, MemorySweep] = Field(default_factory=_memory_sweeps, min_length=1)
-    timed_steps: PositiveInt = 5
+    crossings: tuple[str, ...] = Field(
+        ("preset", "DiT-L/2"),
+        min_length=1,
+        description="networks compared with checkpointing: the preset's, or a DiT by name",
+    )
+    timed_steps: PositiveInt = 6
     sampling_steps: PositiveInt = 20
     sampling_batch_size: PositiveInt = 100
 

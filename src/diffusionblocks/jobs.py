@@ -128,6 +128,7 @@ def _part_record(
         ],
         "iterations": run.training.iterations,
         "parameters": trained.parameters,
+        "diverged_at": trained.diverged_at,
         "seconds": trained.seconds,
         "seconds_per_iteration": trained.seconds / steps,
         **memory.columns(),

@@ -16,7 +16,7 @@ from .parts import part_of
 
 #: Lines of a failed job's log that are shown.
 TAIL = 6
-STAGES = ("data", "train", "sample", "evaluate", "report")
+STAGES = ("data", "train", "sample", "evaluate", "memory", "report")
 FAULT = re.compile(r"^(Traceback \(most recent call last\)|diffusionblocks: )", re.MULTILINE)
 
 
@@ -50,7 +50,14 @@ def jobs_of(preset: Preset, results: Path) -> Iterator[Job]:
     yield Job("report", "tables", results / "tables/setting.csv", logs / "tables.log")
     notebook = results / "report/image_quality.html"
     yield Job("report", "notebook", notebook, logs / "notebook.log")
-    yield Job("report", "claims", results / "claims/claims.csv", logs / "claims.log")
+    memory = results / "memory"
+    for sweep in preset.memory.sweeps:
+        table = memory / f"tables/{sweep}.csv"
+        yield Job("memory", sweep, table, logs / f"memory/{sweep}.log")
+    yield Job("memory", "inference", memory / "inference.csv", logs / "memory/inference.log")
+    yield Job("memory", "notebook", results / "report/memory.html", logs / "memory/notebook.log")
+    yield Job("report", "claims", results / "tables/claims.csv", logs / "claims.log")
+    yield Job("report", "verdict", results / "report/verdict.html", logs / "verdict.log")
     yield Job("report", "site", results / "report/index.html", logs / "site.log")
 
 

@@ -1,41 +1,67 @@
 # What the tables decide: a verdict on every claim of the paper.
-MEMORY_TABLES = sorted(Path(RESULTS).glob("memory/*.csv"))
-
-
 rule claims:
     input:
         tables=rules.tables.output.tables,
         ledger="workflow/config/claims.yaml",
         published="workflow/config/published.csv",
-        memory=MEMORY_TABLES,
+        memory=rules.memory_notebook.input.sweeps,
     output:
         report(
-            f"{RESULTS}/claims/claims.csv",
+            f"{RESULTS}/tables/claims.csv",
             caption="../captions/claims.rst",
             category="Verdict",
         ),
-        evidence=f"{RESULTS}/claims/evidence.csv",
-        stability=f"{RESULTS}/claims/stability.csv",
-        text=f"{RESULTS}/claims/claims.txt",
+        evidence=f"{RESULTS}/tables/evidence.csv",
+        stability=f"{RESULTS}/tables/stability.csv",
+        text=f"{RESULTS}/tables/claims.txt",
     log:
         f"{RESULTS}/logs/claims.log",
     conda:
         "../../envs/cpu.yaml"
     params:
         tables=f"{RESULTS}/tables",
-        memory=f"{RESULTS}/memory",
-        folder=f"{RESULTS}/claims",
+        memory=f"{MEMORY}/tables",
     shell:
         "{CLI} claims --tables {params.tables} --memory {params.memory} --ledger {input.ledger} "
-        "--published {input.published} --output {params.folder} > {log} 2>&1"
+        "--published {input.published} --output {params.tables} > {log} 2>&1"
+
+
+rule verdict:
+    input:
+        claims=rules.claims.output,
+        notebook="notebooks/verdict.ipynb",
+    output:
+        notebook=f"{RESULTS}/report/verdict.ipynb",
+        page=f"{RESULTS}/report/verdict.html",
+        figures=report(
+            directory(f"{RESULTS}/verdict/figures"),
+            patterns=["{figure}.png"],
+            caption="../captions/figure.rst",
+            category="Figures",
+        ),
+    log:
+        f"{RESULTS}/logs/verdict.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        tables=f"{RESULTS}/tables",
+    shell:
+        """
+        mkdir -p {output.figures}
+        {{
+            PYTHONPATH={LIBRARY} {PYTHON} -m papermill {input.notebook} {output.notebook} --no-progress-bar \
+                -p preset {PRESET_NAME} -p tables {params.tables} -p figures {output.figures}
+            {PYTHON} -m nbconvert --to html --no-input --HTMLExporter.mathjax_url= \
+                --HTMLExporter.require_js_url= {output.notebook}
+        }} > {log} 2>&1
+        """
 
 
 rule site:
     input:
         claims=rules.claims.output,
         tables=rules.tables.output,
-        notebook=rules.notebook.output.page,
-        figures=rules.notebook.output.figures,
+        notebooks=[rules.notebook.output, rules.memory_notebook.output, rules.verdict.output],
     output:
         page=f"{RESULTS}/report/index.html",
         method=f"{RESULTS}/report/method.html",

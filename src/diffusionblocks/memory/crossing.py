@@ -7,7 +7,7 @@ from .formula import DepthLaw
 from .point import Point, with_training
 
 #: Where to look first, and where to stop looking.
-BATCHES = (1, 8, 16, 32, 64, 128, 256, 512, 4096)
+BATCHES = (1, 8, 32, 128, 512, 4096)
 
 
 def crossing(layers: int, depth: int, plain: DepthLaw, checkpointed: DepthLaw) -> int | None:

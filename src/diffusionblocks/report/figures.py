@@ -1,37 +1,31 @@
-"""The house style and every figure of the report: tables in, a matplotlib Figure out.
+"""Every figure of the image report: tables in, a matplotlib Figure out.
 
 Each figure is a pair: ``<name>_data`` selects and averages rows of the tables into the frame that
 the figure shows, and ``<name>`` draws that frame, so that the CSV saved beside a figure holds
-exactly what was drawn. Colour, marker and dash belong to a strategy or method and are the same in
-every figure; the palette is Okabe and Ito's, which readers with any colour vision can tell apart,
-and no figure relies on colour alone. Filled markers are measured, hollow ones published.
+exactly what was drawn.
 """
 
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ..errors import UserError
-from ..files import atomic_path
 from ..noise import TruncatedLogNormal
 from ..partition import partition
 from . import setting_number
 from .statistics import (
     CONFIGURATION,
     METHOD_NAMES,
-    STRATEGY_NAMES,
     describe,
     even_layers,
     main_grid,
@@ -40,52 +34,27 @@ from .statistics import (
     signed,
     t_interval,
 )
-
-STYLE = {
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "figure.titlesize": 12,
-    "figure.titleweight": "bold",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#d9d9d9",
-    "grid.linewidth": 0.6,
-    "axes.edgecolor": "#555555",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 6,
-    "figure.constrained_layout.use": True,
-    "svg.fonttype": "path",
-    # Without a fixed salt the ids inside an SVG, and so its bytes, differ from run to run.
-    "svg.hashsalt": "diffusionblocks",
-}
-
-#: colour, marker and dash of every strategy and method.
-LOOK = {
-    "end_to_end": ("#000000", "s", "-"),
-    "equal_mass": ("#0072B2", "o", "-"),
-    "uniform_log_sigma": ("#D55E00", "^", "--"),
-    "uniform_sigma": ("#CC79A7", "D", ":"),
-    "uniform": ("#E69F00", "v", "-."),
-    "blockwise_independent": ("#0072B2", "o", "-"),
-    "blockwise_interleaved": ("#009E73", "P", "--"),
-}
-FLOOR_COLOUR = "#767676"
-_DASHES = ["-", "--", ":", "-."]
-
-NAMES = {**STRATEGY_NAMES, **METHOD_NAMES, "uniform": "uniform (kind not stated)"}
-ORDER = list(LOOK)
+from .style import (
+    BLOCK_DASHES,
+    FLOOR_COLOUR,
+    LOOK,
+    NAMES,
+    ORDER,
+    band,
+    block_colours,
+    blocks_axis,
+    empty,
+    facets,
+    finish,
+    interval_note,
+    log_axis,
+    not_below_zero,
+    over_seeds,
+    points,
+    present,
+    styled,
+    x_label,
+)
 
 METRIC_LABELS = {
     "fid": "Fréchet distance\n(lower is better)",
@@ -97,174 +66,6 @@ METRIC_LABELS = {
 }
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the house style without touching matplotlib's settings outside."""
-
-    @wraps(draw)
-    def wrapped(*args, **kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapped
-
-
-def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> Path:
-    """Write <name>.svg, <name>.png and <name>.csv, the data that the figure was drawn from.
-
-    Returns:
-        the path of the PNG.
-    """
-    folder = Path(folder)
-    metadata = {"svg": {"Date": None}, "png": {"Software": None}}
-    with mpl.rc_context(STYLE):
-        for kind in ("svg", "png"):
-            with atomic_path(folder / f"{name}.{kind}") as temporary:
-                figure.savefig(temporary, format=kind, metadata=metadata[kind])
-    with atomic_path(folder / f"{name}.csv") as temporary:
-        data.to_csv(temporary, index=False)
-    return folder / f"{name}.png"
-
-
-# ---------------------------------------------------------------- parts shared by the figures
-
-
-def block_colours(B: int) -> list:
-    """One colour a block, dark for high noise (block 0) to light, ordered also in grey."""
-    return [mpl.colormaps["viridis"](t) for t in np.linspace(0.05, 0.9, B)]
-
-
-def _frame(figure: Figure, title: str, note: str) -> None:
-    """Put title and legend above the axes and the note below, in room added to the figure.
-
-    Constrained layout lets a title and a legend outside the axes overlap, so both are measured
-    here in inches and the axes keep the size that the figure was made with.
-    """
-    width, height = figure.get_size_inches()
-    # Characters that fit on an inch: of the bold title, of the note and of a legend entry.
-    title, note = textwrap.fill(title, int(width * 10.2)), textwrap.fill(note, int(width * 14.5))
-    entries: dict[str, object] = {}
-    for ax in figure.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    columns = 1
-    if entries:
-        columns = max(1, int(width / (0.65 + 0.074 * max(len(label) for label in entries))))
-        columns = min(columns, len(entries))
-    title_height = 0.12 + 0.21 * (title.count("\n") + 1)
-    legend_height = 0.2 * math.ceil(len(entries) / columns) + (0.1 if entries else 0)
-    head, foot = title_height + legend_height, 0.12 + 0.17 * (note.count("\n") + 1)
-    total = height + head + foot
-    figure.set_size_inches(width, total)
-    figure.get_layout_engine().set(rect=(0, foot / total, 1, height / total))
-    left = 0.08 / width
-    figure.suptitle(title, x=left, y=1 - 0.08 / total, ha="left", va="top").set_in_layout(False)
-    figure.text(left, 0.06 / total, note, ha="left", va="bottom", fontsize=9, color="#444444")
-    if entries:
-        figure.legend(
-            entries.values(),
-            entries.keys(),
-            loc="upper left",
-            bbox_to_anchor=(0, 1 - title_height / total),
-            ncols=columns,
-            borderaxespad=0.2,
-        )
-
-
-def interval_note(seeds: Iterable[int]) -> str:
-    """What the error bars and bands of a figure are, given how many seeds lie behind each."""
-    counts = sorted({int(n) for n in seeds if n > 0})
-    if not counts:
-        return "Nothing was measured."
-    if counts[-1] < 2:
-        return "One seed: no intervals can be given."
-    many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[-1]}"
-    return f"Bars and bands: 95 % t intervals over {many} seeds."
-
-
-def empty(title: str, reason: str) -> Figure:
-    """A figure that says why there is nothing to show."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7, 1.0))
-        _frame(figure, title, "")
-        figure.text(0.01, 0.35, textwrap.fill(reason, 85), ha="left", va="center")
-    return figure
-
-
-def over_seeds(frame: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
-    """Mean, low, high (95 % t) and n_seeds of a column for every combination of the keys."""
-    rows = []
-    for names, group in frame.groupby(list(keys), dropna=False, sort=False):
-        interval = t_interval(group[value])
-        rows.append(
-            dict(zip(keys, names, strict=True))
-            | {"mean": interval.mean, "low": interval.low, "high": interval.high}
-            | {"n_seeds": interval.n, "values": " ".join(f"{v:.6g}" for v in group[value])}
-        )
-    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n_seeds", "values"])
-
-
-def _points(
-    ax: Axes, x, rows: pd.DataFrame, look: str, label: str = "_", line: str | None = None
-) -> None:
-    """Means with error bars and a black dot a seed, in a strategy's or method's look."""
-    colour, marker, dash = LOOK[look]
-    x = np.asarray(x, dtype=float)
-    spread = np.nan_to_num(np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]))
-    linestyle = dash if line is None else line
-    ax.errorbar(
-        x,
-        rows["mean"],
-        yerr=spread if spread.any() else None,
-        color=colour,
-        marker=marker,
-        linestyle=linestyle,
-        capsize=3,
-        label=label,
-        zorder=3,
-    )
-    for at, values in zip(x, rows["values"], strict=True):
-        seeds = [float(v) for v in values.split()]
-        ax.plot([at] * len(seeds), seeds, ".", color="black", alpha=0.7, ms=4, zorder=5)
-
-
-def _band(ax: Axes, row: pd.Series, look: str, label: str) -> None:
-    """A horizontal line at a mean with its interval as a band across the axes."""
-    colour = LOOK[look][0]
-    ax.axhline(row["mean"], color=colour, lw=1.4, label=label, zorder=2)
-    if not math.isnan(row["low"]):
-        ax.axhspan(row["low"], row["high"], color=colour, alpha=0.12, lw=0, zorder=1)
-
-
-def _not_below_zero(axes: Iterable[Axes], runs: pd.DataFrame) -> None:
-    """Keep wide intervals from opening a range below zero where no value is negative.
-
-    To be called when everything is drawn, since a fixed limit ends automatic scaling.
-    """
-    if min((float(v) for text in runs["values"] for v in text.split()), default=0) < 0:
-        return
-    for ax in axes:
-        if ax.get_ylim()[0] < 0:
-            ax.set_ylim(bottom=0)
-
-
-def _blocks_axis(ax: Axes, blocks: Iterable[int]) -> None:
-    ax.set_xticks(sorted(set(blocks)))
-    ax.margins(x=0.12)
-
-
-def _log_axis(axis, values: Iterable[float]) -> None:
-    """Plain numbers (0.5, 1, 2, …) on a logarithmic axis, close enough to read values off."""
-    values = [v for v in values if v > 0 and math.isfinite(v)]
-    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
-    ratio = max(values) / min(values)
-    steps = (1,) if ratio > 200 else (1, 2, 5)
-    steps = (1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8) if ratio < 5 else steps
-    steps = (1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 3, 4, 5, 6, 7, 8, 9) if ratio < 2 else steps
-    axis.set_major_locator(FixedLocator([m * 10.0**d for d in decades for m in steps]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-
-
 def _strategies(frame: pd.DataFrame) -> list[str]:
     found = set(frame["partition"])
     return [s for s in ORDER if s in found]
@@ -272,56 +73,6 @@ def _strategies(frame: pd.DataFrame) -> list[str]:
 
 def _split_name(split: str) -> str:
     return f"against the {split} split" if split else ""
-
-
-def _facets(
-    data: pd.DataFrame,
-    row: tuple[str, Sequence[str]],
-    column: tuple[str, Sequence[str]],
-    cell: tuple[float, float],
-    draw: Callable[[Axes, pd.DataFrame], None],
-    label: Callable[[str], str],
-    title: Callable[[pd.Series], str],
-) -> Figure:
-    """A grid of panels that share x, and y along a row.
-
-    Args:
-        data: the rows to show.
-        row: the column of ``data`` that names a panel's row, and its values from the top.
-        column: likewise for a panel's column, from the left.
-        cell: width and height of a panel, in inches.
-        draw: draws the rows of one panel.
-        label: the y label of a row, from its value.
-        title: the title of a panel, from one of its rows.
-    """
-    (row_key, row_values), (column_key, column_values) = row, column
-    size = (0.8 + cell[0] * len(column_values), 0.3 + cell[1] * len(row_values))
-    figure = Figure(figsize=(max(size[0], 6.4), size[1]))
-    grid = figure.subplots(
-        len(row_values), len(column_values), sharex=True, sharey="row", squeeze=False
-    )
-    for i, down in enumerate(row_values):
-        for j, across in enumerate(column_values):
-            here = data[(data[row_key] == down) & (data[column_key] == across)]
-            if here.empty:
-                grid[i, j].remove()
-                continue
-            draw(grid[i, j], here)
-            grid[i, j].set_title(title(here.iloc[0]), fontsize=9)
-        grid[i, 0].set_ylabel(label(down))
-    return figure
-
-
-def _x_label(figure: Figure, text: str) -> None:
-    for ax in figure.axes:
-        if ax.get_subplotspec().is_last_row():
-            ax.set_xlabel(text)
-
-
-def _present(frame: pd.DataFrame, column: str, order: Sequence[str] = ()) -> list[str]:
-    """The values of a column, those in ``order`` first and in that order."""
-    found = list(dict.fromkeys(frame[column]))
-    return [v for v in order if v in found] + [v for v in found if v not in order]
 
 
 SPLITS = ("train", "test")
@@ -373,7 +124,7 @@ def _percent(share: float) -> str:
     return f"{percent:.0f} %" if percent >= 0.95 else f"{percent:.1g} %"
 
 
-@_styled
+@styled
 def noise_ranges(data: pd.DataFrame) -> Figure:
     """The density of σ, cut into the blocks' ranges: a column a strategy, a row a B.
 
@@ -423,7 +174,7 @@ def noise_ranges(data: pd.DataFrame) -> Figure:
                 ax.set_xlabel("noise level σ (data units)")
             if j == 0:
                 ax.set_ylabel(f"B = {B}\ndensity per ln σ", fontsize=9)
-    _frame(
+    finish(
         figure,
         title,
         "Colour: one block each, dark is block 0 (highest noise, first layers). Numbers: the share "
@@ -464,48 +215,48 @@ def _score_axes(ax: Axes, runs: pd.DataFrame, floor: pd.DataFrame) -> None:
     """One panel of score against B: strategies, end to end as a band, the floor as a line."""
     whole = runs[runs["method"] == "end_to_end"]
     if len(whole):
-        _band(ax, whole.iloc[0], "end_to_end", NAMES["end_to_end"] + " (B = 1)")
+        band(ax, whole.iloc[0], "end_to_end", NAMES["end_to_end"] + " (B = 1)")
     strategies = _strategies(runs[runs["method"] != "end_to_end"])
     for k, strategy in enumerate(strategies):
         rows = runs[runs["partition"] == strategy].sort_values("blocks")
         # Neighbouring strategies stand side by side instead of on top of each other.
         shift = 0.09 * (k - (len(strategies) - 1) / 2)
-        _points(ax, rows["blocks"] + shift, rows, strategy, NAMES[strategy])
+        points(ax, rows["blocks"] + shift, rows, strategy, NAMES[strategy])
     if len(floor):
         ax.axhline(floor["mean"].iloc[0], color=FLOOR_COLOUR, ls=(0, (1, 1.5)), lw=2)
         ax.lines[-1].set_label("floor: real held-out images")
-    _blocks_axis(ax, runs.loc[runs["method"] != "end_to_end", "blocks"])
+    blocks_axis(ax, runs.loc[runs["method"] != "end_to_end", "blocks"])
 
 
-@_styled
+@styled
 def score_vs_blocks(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
     """Fréchet distance against B: a row a way of sampling, a column a split."""
     title = "Fréchet distance against the number of blocks"
     runs, floors = data[data["kind"] == "run"], data[data["kind"] == "floor"]
     if runs.empty:
         return empty(title, "This preset has no Fréchet distances.")
-    figure = _facets(
+    figure = facets(
         runs,
-        ("sampling", _present(runs, "sampling")),
-        ("split", _present(runs, "split", SPLITS)),
+        ("sampling", present(runs, "sampling")),
+        ("split", present(runs, "split", SPLITS)),
         (3.7, 2.6),
         lambda ax, here: _score_axes(ax, here, floors[floors["split"] == here["split"].iloc[0]]),
         lambda _: METRIC_LABELS["fid"],
         _panel_title,
     )
-    _x_label(figure, "number of blocks B")
-    _not_below_zero(figure.axes, runs)
+    x_label(figure, "number of blocks B")
+    not_below_zero(figure.axes, runs)
     overlaps = sorted(set(runs.loc[runs["method"] != "end_to_end", "overlap"]))
     at = f" Overlap {overlaps[0]:g}." if overlaps else ""
     note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}. "
-    _frame(figure, title, note + interval_note(runs["n_seeds"]) + " Black dots: single seeds." + at)
+    finish(figure, title, note + interval_note(runs["n_seeds"]) + " Black dots: single seeds." + at)
     return figure
 
 
 OTHER_METRICS = ("kid", "precision", "recall", "label_accuracy", "nearest_train_distance_ratio")
 
 
-@_styled
+@styled
 def other_scores(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
     """The other scores against B: a row a metric (test split), a column a way of sampling."""
     title = "Other scores against the number of blocks"
@@ -513,20 +264,20 @@ def other_scores(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFra
     runs, floors = data[data["kind"] == "run"], data[data["kind"] == "floor"]
     if runs.empty:
         return empty(title, "This preset has no scores other than the Fréchet distance.")
-    metrics = _present(runs, "metric", OTHER_METRICS)
-    figure = _facets(
+    metrics = present(runs, "metric", OTHER_METRICS)
+    figure = facets(
         runs,
         ("metric", metrics),
-        ("sampling", _present(runs, "sampling")),
+        ("sampling", present(runs, "sampling")),
         (3.7, 1.8),
         lambda ax, here: _score_axes(ax, here, floors[floors["metric"] == here["metric"].iloc[0]]),
         METRIC_LABELS.__getitem__,
         lambda row: row["sampling_name"] if row["metric"] == metrics[0] else "",
     )
-    _x_label(figure, "number of blocks B")
+    x_label(figure, "number of blocks B")
     note = f"{measured_on(setting, scores[scores['metric'].isin(metrics)])}; test split where "
     note += "a split applies. "
-    _frame(figure, title, note + interval_note(runs["n_seeds"]) + " Black dots: single seeds.")
+    finish(figure, title, note + interval_note(runs["n_seeds"]) + " Black dots: single seeds.")
     return figure
 
 
@@ -550,25 +301,25 @@ def overlap_data(scores: pd.DataFrame, metric: str = "fid") -> pd.DataFrame:
     return table.assign(sampling_name=table["sampling"].map(sampling_names(scores)))
 
 
-@_styled
+@styled
 def overlap(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
     """Fréchet distance against the overlap γ: a row a way of sampling, a column a split."""
     title = "Does training each block a little beyond its range help?"
     if data.empty:
         return empty(title, "This preset has no two runs that differ in their overlap alone.")
-    figure = _facets(
+    figure = facets(
         data,
-        ("sampling", _present(data, "sampling")),
-        ("split", _present(data, "split", SPLITS)),
+        ("sampling", present(data, "sampling")),
+        ("split", present(data, "split", SPLITS)),
         (3.7, 2.5),
         _overlap_axes,
         lambda _: METRIC_LABELS["fid"],
         _panel_title,
     )
-    _x_label(figure, "overlap γ (no unit)")
-    _not_below_zero(figure.axes, data)
+    x_label(figure, "overlap γ (no unit)")
+    not_below_zero(figure.axes, data)
     note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}. "
-    _frame(figure, title, note + interval_note(data["n_seeds"]) + " Black dots: single seeds.")
+    finish(figure, title, note + interval_note(data["n_seeds"]) + " Black dots: single seeds.")
     return figure
 
 
@@ -578,7 +329,7 @@ def _overlap_axes(ax: Axes, here: pd.DataFrame) -> None:
         named = dict(zip(others, names, strict=True))
         label = describe(named | {"overlap": 0}).replace(", overlap 0", "")
         rows = rows.sort_values("overlap")
-        _points(ax, rows["overlap"], rows, named["partition"], label, _DASHES[k % 4])
+        points(ax, rows["overlap"], rows, named["partition"], label, BLOCK_DASHES[k % 4])
     ax.set_xticks(sorted(set(here["overlap"])))
     ax.margins(x=0.15)
 
@@ -600,27 +351,27 @@ def methods_data(scores: pd.DataFrame, metric: str = "fid") -> pd.DataFrame:
     return rows[columns].assign(sampling_name=rows["sampling"].map(sampling_names(scores)))
 
 
-@_styled
+@styled
 def methods(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame) -> Figure:
     """End to end, independent and interleaved side by side, seeds joined by thin lines."""
     title = "Blocks trained alone against blocks trained in turn"
     if data.empty:
         return empty(title, "This preset has no configuration that was trained both ways.")
-    figure = _facets(
+    figure = facets(
         data,
-        ("sampling", _present(data, "sampling")),
-        ("split", _present(data, "split", SPLITS)),
+        ("sampling", present(data, "sampling")),
+        ("split", present(data, "split", SPLITS)),
         (3.7, 2.5),
         _method_axes,
         lambda _: METRIC_LABELS["fid"],
         _panel_title,
     )
-    _not_below_zero(figure.axes, data.assign(values=data["value"].astype(str)))
+    not_below_zero(figure.axes, data.assign(values=data["value"].astype(str)))
     blockwise = data[data["method"] == "blockwise_independent"].drop_duplicates(CONFIGURATION)
     note = f"{measured_on(setting, scores[scores['metric'] == 'fid'])}; block-wise runs: "
     note += "; ".join(describe(row) for row in blockwise.to_dict("records")) + ". "
     counts = data.groupby(["split", "sampling", *CONFIGURATION])["seed"].nunique()
-    _frame(figure, title, note + interval_note(counts) + " Thin lines join the same seed.")
+    finish(figure, title, note + interval_note(counts) + " Thin lines join the same seed.")
     return figure
 
 
@@ -635,7 +386,7 @@ def _method_axes(ax: Axes, here: pd.DataFrame) -> None:
         for _, seed in rows.assign(x=x).sort_values("x").groupby("seed"):
             ax.plot(seed["x"], seed["value"], color="#999999", lw=0.8, zorder=1)
         for method, of in rows.assign(x=x).groupby("method", sort=False):
-            _points(ax, of["x"].iloc[:1], over_seeds(of, ["method"]), method, line="none")
+            points(ax, of["x"].iloc[:1], over_seeds(of, ["method"]), method, line="none")
     ax.set_xticks(range(len(places)), [NAMES[m].replace(" blocks", "") for m in places])
     ax.margins(x=0.15)
 
@@ -660,7 +411,7 @@ def training_curves_data(curves: pd.DataFrame, strategy: str = "equal_mass") -> 
     return pd.concat(tables)[columns].sort_values(columns[:4], ignore_index=True)
 
 
-@_styled
+@styled
 def training_curves(data: pd.DataFrame, strategy: str = "equal_mass") -> Figure:
     """Loss above and gradient norm below, a column a B, a line a block."""
     title = f"Loss and gradient norm of every block over training ({NAMES[strategy]})"
@@ -682,7 +433,7 @@ def training_curves(data: pd.DataFrame, strategy: str = "equal_mass") -> Figure:
                 rows = shown[(shown["blocks"] == B) & (shown["block"] == b)]
                 name = NAMES["end_to_end"] if B == 1 else f"block {b}"
                 name += " (highest noise)" if B > 1 and b == 0 else ""
-                dash = _DASHES[b % 4]
+                dash = BLOCK_DASHES[b % 4]
                 ax.plot(rows["iteration"], rows["mean"], color=colour, ls=dash, label=name, lw=1.4)
                 # An interval may reach below zero, where a logarithmic axis has no place.
                 low = rows["low"].clip(lower=shown["mean"].min() / 10)
@@ -699,7 +450,7 @@ def training_curves(data: pd.DataFrame, strategy: str = "equal_mass") -> Figure:
     note = "Loss: w(σ)·(D − y)², mean over pixels, without unit; each block sees its own noise "
     note += "range, so its level differs from its neighbours'. Gradient norm: Euclidean, over "
     note += "the parameters of the block. Values are averages of consecutive iterations. "
-    _frame(figure, title, note + interval_note(data["n_seeds"]))
+    finish(figure, title, note + interval_note(data["n_seeds"]))
     return figure
 
 
@@ -707,7 +458,7 @@ def _loss_limits(ax: Axes, shown: pd.DataFrame) -> None:
     """Fit a logarithmic axis to the means: few seeds have intervals of many decades."""
     low, high = shown["mean"].min(), shown["mean"].max()
     ax.set_ylim(low / 1.5, high * 1.5)
-    _log_axis(ax.yaxis, [low / 1.5, high * 1.5])
+    log_axis(ax.yaxis, [low / 1.5, high * 1.5])
 
 
 # ---------------------------------------------------------------- samples
@@ -726,7 +477,7 @@ def sample_grid_data(scores: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """
     first = scores.sort_values("seed", kind="stable").drop_duplicates([*CONFIGURATION, "sampling"])
     place = {
-        "sampling": _present(scores, "sampling").index,
+        "sampling": present(scores, "sampling").index,
         "method": list(METHOD_NAMES).index,
         "partition": ["", *ORDER].index,
     }
@@ -746,7 +497,7 @@ def sample_grid_data(scores: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return table[[(Path(folder) / name).is_file() for name in table["file"]]]
 
 
-@_styled
+@styled
 def sample_grid(data: pd.DataFrame, folder: Path) -> Figure:
     """Samples of every configuration side by side; each way of sampling starts a new row."""
     title = "Samples, from the same noise and labels"
@@ -770,7 +521,7 @@ def sample_grid(data: pd.DataFrame, folder: Path) -> Figure:
             ax.set_title(textwrap.fill(row["label"], 36) + f"\n{sampling}{score}", fontsize=8.5)
         for ax in axes:
             ax.set_axis_off()
-    _frame(
+    finish(
         figure,
         title,
         "A column of a picture is a class. One seed of each configuration, the first, not chosen "
@@ -816,7 +567,7 @@ def sampling_cost_data(sampling: pd.DataFrame) -> pd.DataFrame:
     return table.assign(sampling_name=table["sampling"].map(sampling_names(sampling)))
 
 
-@_styled
+@styled
 def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     """Images a second on the left, speed-up over end to end on the right with the ideal B."""
     title = "What sampling costs against the number of blocks"
@@ -839,19 +590,19 @@ def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
                 yerr=None if np.isnan(spread).all() else np.nan_to_num(spread),
                 color=colours[k % 4],
                 marker="o^DP"[k % 4],
-                ls=_DASHES[k % 4],
+                ls=BLOCK_DASHES[k % 4],
                 capsize=3,
                 label=name,
             )
         if quantity == "ratio" and len(here):
             blocks = np.array(sorted(set(here["blocks"])))
             ax.plot(blocks, blocks, color=FLOOR_COLOUR, ls=(0, (1, 1.5)), lw=2, label="ideal: B")
-        _blocks_axis(ax, data["blocks"])
+        blocks_axis(ax, data["blocks"])
         ax.set_ylim(bottom=0)
         ax.set_xlabel("number of blocks B")
         ax.set_ylabel(label)
     note = f"Device: {setting.get('device', 'not recorded')}. "
-    _frame(figure, title, note + interval_note(data["n_seeds"]))
+    finish(figure, title, note + interval_note(data["n_seeds"]))
     return figure
 
 
@@ -875,7 +626,7 @@ def validation_ratio_data(validation: pd.DataFrame) -> pd.DataFrame:
     return over_seeds(ratio, keys).sort_values(["blocks", "partition", "band"], ignore_index=True)
 
 
-@_styled
+@styled
 def validation_ratio(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     """Loss relative to end to end over σ: a panel a B, a line a strategy, its cuts as ticks."""
     title = "Held-out denoising loss of each noise band, relative to end to end"
@@ -931,9 +682,9 @@ def validation_ratio(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
             ax.set_ylabel("loss ÷ end-to-end loss\n(below 1 is better)")
     low, high = min(1, data["mean"].min()) / 1.25, max(1, data["mean"].max()) * 1.25
     grid[0, 0].set_ylim(low, high)
-    _log_axis(grid[0, 0].yaxis, [low, high])
+    log_axis(grid[0, 0].yaxis, [low, high])
     note = "Weighted squared error on held-out images, per band of σ, ratio of the same seed. "
-    _frame(figure, title, note + interval_note(data["n_seeds"]))
+    finish(figure, title, note + interval_note(data["n_seeds"]))
     return figure
 
 
@@ -1023,7 +774,7 @@ def published_vs_measured_data(
     return table.assign(_uneven=uneven).sort_values(order, ignore_index=True)[PUBLISHED_COLUMNS]
 
 
-@_styled
+@styled
 def published_vs_measured(
     data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame
 ) -> Figure:
@@ -1066,10 +817,10 @@ def published_vs_measured(
     low = 0.95 * max(min(smallest, data["low"].min()), smallest / 1.6)
     high = 1.05 * min(max(largest, data["high"].max()), largest * 1.6)
     axes[0].set_xlim(low, high)
-    _log_axis(axes[0].xaxis, [low, high])
+    log_axis(axes[0].xaxis, [low, high])
     measured = data[data["source"] == "measured"]
     note = "Only ratios compare across scales and extractors. Published values have no intervals. "
-    _frame(figure, title, note + interval_note(measured["n_seeds"]))
+    finish(figure, title, note + interval_note(measured["n_seeds"]))
     return figure
 
 

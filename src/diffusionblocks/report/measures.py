@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..memory.table import POINT_COLUMNS
 from . import RATE, read_table
 from .stability import IDENTITY, stability
 
@@ -31,6 +32,10 @@ def memory(folder: Path) -> pd.DataFrame:
         return pd.DataFrame()
     whole = pd.concat(frames, ignore_index=True)
     metrics = [c for c in ("planned_bytes", "measured_bytes") if c in whole]
+    # Two tables may hold the same point; planned numbers are equal, a measured one is wanted.
+    point = [c for c in POINT_COLUMNS if c in whole]
+    order = whole.notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
+    whole = whole.loc[order].drop_duplicates(point)
     named = [c for c in whole.columns if not c.endswith("_bytes")]
     long = whole.melt(named, metrics, "metric", "value").dropna(subset=["value"])
     return long.assign(

@@ -33,7 +33,9 @@ from .verdicts import amount, interval
 
 #: A verdict's sign, so that none is told by colour alone.
 SYMBOLS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "≈", NOT_TESTED: "–"}
-NOTEBOOKS = {"image_quality": "image quality"}
+NOTEBOOKS = {"verdict": "verdict", "image_quality": "image quality", "memory": "memory"}
+#: Where the notebooks leave their figures, below the results.
+FIGURE_FOLDERS = ("figures", "memory/figures", "verdict/figures")
 MEASURES = METRIC_NAMES | {
     "trajectories_per_second": "images sampled per second",
     "total_seconds": "seconds of training, all jobs together",
@@ -50,6 +52,8 @@ FIGURES = {
     "score_vs_blocks": "Fréchet distance against the number of blocks",
     "overlap": "Fréchet distance against the overlap of neighbouring ranges",
     "sampling_cost": "Sampling speed against the number of blocks",
+    "ratio": "Memory of a block alone relative to the whole network, against B",
+    "learning_rates": "Divergence, loss spikes and gradient tails against the learning rate",
     "training_curves": "Loss and gradient norm of every block over training",
 }
 GRID_SCALE = 4
@@ -116,9 +120,9 @@ class Site:
         self.floors = read_table(tables, "floors")
         self.training = read_table(tables, "training", every_rate=True)
         self.curves = read_table(tables, "curves", every_rate=True)
-        self.claims = read_table(results / "claims", "claims")
-        self.evidence = read_table(results / "claims", "evidence")
-        self.stability = read_table(results / "claims", "stability")
+        self.claims = read_table(tables, "claims")
+        self.evidence = read_table(tables, "evidence")
+        self.stability = read_table(tables, "stability")
         self.scale = self.claims["scale"].iloc[0]
         self.runs = preset.runs()
         templates = PackageLoader("diffusionblocks.report")
@@ -126,7 +130,11 @@ class Site:
 
     def render(self, template: str, root: str, **values: Any) -> str:
         """One page; ``root`` leads from it to the report's folder."""
-        notebooks = [{"file": f"{k}.html", "title": v} for k, v in NOTEBOOKS.items()]
+        notebooks = [
+            {"file": f"{name}.html", "title": title}
+            for name, title in NOTEBOOKS.items()
+            if (self.results / "report" / f"{name}.html").is_file()
+        ]
         shared = {"preset": self.name, "setting": self.setting, "scale": self.scale}
         return self.pages.get_template(template).render(
             **shared, root=root, notebooks=notebooks, symbols=SYMBOLS, **values
@@ -150,7 +158,7 @@ class Site:
             tested=bool(tested),
             counts=[(name, int(counts.get(name, 0))) for name in VERDICTS],
             groups=[group for group in groups if group["claims"]],
-            command=self.command("claims/claims.csv"),
+            command=self.command("tables/claims.csv"),
             setting_lines=setting_sentences(self.setting, self.scores[self.scores[RATE] == 1]),
             runs=[self._listed(run) for run in self.runs],
             pages={run.name for run in self.runs},
@@ -160,13 +168,18 @@ class Site:
         """The command line that makes one file of this sweep."""
         return snakemake_command(self.results / target, self.name, self.overrides)
 
+    def figure(self, name: str) -> Path | None:
+        """The PNG of one of the notebooks' figures, if it was drawn."""
+        found = (self.results / folder / f"{name}.png" for folder in FIGURE_FOLDERS)
+        return next((path for path in found if name and path.is_file()), None)
+
     def _claim(self, row: dict[str, Any]) -> dict[str, Any]:
         numbers = self.evidence[self.evidence["claim"] == row["claim"]]
         numbers = numbers.sort_values(["seed", "side", "run"], ascending=[True, False, True])
-        png = self.results / "figures" / f"{row['figure']}.png"
+        png = self.figure(row["figure"])
         # A claim without numbers would show a figure that says nothing about it.
-        shows = bool(row["figure"]) and png.is_file() and len(numbers)
-        width, height = png_size(png) if shows else (0, 0)
+        shows = png is not None and len(numbers)
+        width, height = png_size(png) if png and shows else (0, 0)
         return row | {
             "here": amount(row, row["effect"]),
             "interval": interval(row),
@@ -339,9 +352,10 @@ def write_site(preset: Preset, name: str, overrides: list[str], results: Path, o
     site = Site(preset, name, overrides, results)
     try:
         figures, runs = _renew(output / "figures"), _renew(output / "runs")
-        for path in sorted((results / "figures").glob("*.*")):
-            if path.suffix in (".svg", ".png", ".csv"):
-                shutil.copyfile(path, figures / path.name)
+        for folder in FIGURE_FOLDERS:
+            for path in sorted((results / folder).glob("*.*")):
+                if path.suffix in (".svg", ".png", ".csv"):
+                    shutil.copyfile(path, figures / path.name)
         for run in site.runs:
             pictures = {}
             for sampling in preset.sampling:

@@ -36,8 +36,14 @@ def spike_share(loss: np.ndarray) -> float:
 
 
 def gradient_tail(norms: np.ndarray) -> float:
-    """99th percentile of the gradient norm over its median, after the first tenth of training."""
+    """99th percentile of the gradient norm over its median, after the first tenth of training.
+
+    Norms that are not finite are left out: they count as divergence. NaN where none remain.
+    """
     kept = norms[int(EDGE * len(norms)) :]
+    kept = kept[np.isfinite(kept)]
+    if not len(kept):
+        return float("nan")
     return float(np.quantile(kept, 0.99) / np.median(kept))
 
 
@@ -77,6 +83,7 @@ def stability(curves: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             "diverged": max(diverged(x) for x in losses),
         }
         named = dict(zip(IDENTITY, names, strict=True))
-        rows += [{**named, "metric": m, "value": float(v)} for m, v in values.items()]
+        known = {m: float(v) for m, v in values.items() if np.isfinite(v)}
+        rows += [{**named, "metric": m, "value": v} for m, v in known.items()]
     columns = [*IDENTITY, "metric", "value"]
     return pd.concat([pd.DataFrame(rows, columns=columns), seed_spread(scores)], ignore_index=True)

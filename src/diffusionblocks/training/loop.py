@@ -44,12 +44,14 @@ class Trained:
         history: float32 [steps, 2], loss and gradient norm of every step.
         seconds: training time, added up over interruptions.
         parameters: trained numbers.
+        diverged_at: step of the loss that ended the job early, being not finite; else None.
     """
 
     ema: dict[str, Tensor]
     history: Tensor
     seconds: float
     parameters: int
+    diverged_at: int | None = None
 
 
 def schedule_of(run: RunConfig, part: Part, step: int) -> tuple[int, int]:
@@ -59,18 +61,21 @@ def schedule_of(run: RunConfig, part: Part, step: int) -> tuple[int, int]:
     return interleaved_block(run.seed, step, len(part.blocks))
 
 
-def _check_finite(recent: Tensor, first: int, run: RunConfig, part: Part, ranges) -> None:
-    """Stop on the first step whose loss or gradient norm is not finite."""
+def first_not_finite(recent: Tensor) -> int | None:
+    """Row of the first loss or gradient norm that is not finite, in [steps, 2]."""
     bad = (~torch.isfinite(recent).all(1)).nonzero()
-    if len(bad):
-        step = first + int(bad[0])
-        block, iteration = schedule_of(run, part, step)
-        own = ranges[block]
-        raise UserError(
-            f"{run.name} {part.name}: the loss is not finite at step {step} (block {block}, "
-            f"iteration {iteration}, σ from {own.train_lo:.4g} to {own.train_hi:.4g}); the last "
-            "good checkpoint is kept: lower training.learning_rate or training.clip_norm"
-        )
+    return int(bad[0]) if len(bad) else None
+
+
+def _diverged(step: int, run: RunConfig, part: Part, ranges) -> UserError:
+    """What to say of a step whose loss or gradient norm is not finite."""
+    block, iteration = schedule_of(run, part, step)
+    own = ranges[block]
+    return UserError(
+        f"{run.name} {part.name}: the loss is not finite at step {step} (block {block}, "
+        f"iteration {iteration}, σ from {own.train_lo:.4g} to {own.train_hi:.4g}); the last "
+        "good checkpoint is kept: lower training.learning_rate or training.clip_norm"
+    )
 
 
 def step_losses(run: RunConfig, part: Part, task: Task, network, batch, block: int) -> list:
@@ -100,7 +105,8 @@ def train(
         after_step: called after every update.
 
     Raises:
-        UserError: a loss that is not finite, or a checkpoint that cannot be used.
+        UserError: a loss that is not finite, unless the run is to record it; or a checkpoint
+            that cannot be used.
     """
     settings = run.training
     network = task.network(part.depth, part.name)
@@ -117,6 +123,7 @@ def train(
     network.train()
 
     pending: list[Tensor] = []
+    diverged_at = None
     began = clock()
     for step in range(start, steps):
         block, iteration = schedule_of(run, part, step)
@@ -138,7 +145,17 @@ def train(
         due = done % settings.checkpoint_every == 0 and done < steps
         if due or done == steps or len(pending) == LOOK_EVERY:
             recent = torch.stack(pending).cpu()
-            _check_finite(recent, done - len(recent), run, part, ranges)
+            bad = first_not_finite(recent)
+            if bad is not None:
+                diverged_at = done - len(recent) + bad
+                if settings.on_divergence == "stop":
+                    raise _diverged(diverged_at, run, part, ranges)
+                # The weights that stood before: of the last checkpoint, or the first ones.
+                network = task.network(part.depth, part.name)
+                state = new_state(network, settings.betas, settings.weight_decay, fused)
+                load_checkpoint(state_folder, state, run.hash)
+                looks.append(recent[: bad + 1])
+                break
             looks.append(recent)
             pending = []
             report(done, steps, float(recent[:, 0].mean()))
@@ -150,6 +167,7 @@ def train(
         history=torch.cat(looks) if looks else torch.empty(0, 2),
         seconds=spent + clock() - began,
         parameters=sum(p.numel() for p in state.network.parameters()),
+        diverged_at=diverged_at,
     )
 
 
