@@ -88,7 +88,9 @@ def overconfident_low(z, sigma, clean):
 
 def test_a_wrong_denoiser_is_not_flat():
     rows = curve(bound_samples(overconfident_low, TABLE, text(300, 9, 0), CUTS, draws=3, seed=1))
-    assert rows[0]["excess"] > 5 * rows[0]["excess_error"]
+    wrong, right = rows[3], rows[4]  # the cuts on either side of σ = 1
+    assert wrong["excess"] > 5 * wrong["excess_error"]
+    assert abs(right["excess"]) < 3.5 * right["excess_error"]
     assert all(row["bound"] > ENTROPY - 3.5 * row["bound_error"] for row in rows)
 
 
