@@ -91,25 +91,29 @@ class SampleScorer:
             settings.featurizer, name, settings.mauve_scaling, settings.mauve_seeds
         )
         self.featurise: Featurise = featuriser(settings.featurizer, device)
-        self._references: dict[tuple[int, int, int], Any] = {}
 
     def reference(self, generation: GenerationConfig) -> Tensor:
         """Real test text: the prompts of a generation with what really follows them."""
         length = generation.prompt_length + generation.new_tokens
         return prompts_and_truth(load_text(self.data, "test", length), generation)
 
-    def scores(self, tokens: Tensor, generation: GenerationConfig) -> list[dict[str, Any]]:
-        """Rows of one set of continuations [N, prompt_length + new_tokens]."""
-        key = (generation.prompts, generation.prompt_length, generation.new_tokens)
-        if key not in self._references:
+    def scores(self, tokens: Tensor, name: str) -> list[dict[str, Any]]:
+        """Rows of one set of continuations [N, prompt_length + new_tokens].
+
+        MAUVE is for the first of the preset's generations, the main one; the others are there to
+        compare judged perplexity at equal diversity.
+        """
+        generation = self.language.generation[name]
+        references = None
+        if name == next(iter(self.language.generation)):
             texts = [self.tokenizer.decode(row) for row in self.reference(generation).tolist()]
-            self._references[key] = self.featurise(texts)
+            references = self.featurise(texts)
         return sample_scores(
             tokens,
             generation.prompt_length,
             self.tokenizer.decode,
             self.judge,
-            self._references[key],
+            references,
             self.featurise,
             self.settings,
         )
@@ -225,7 +229,7 @@ def score_run(
     shown = []
     for name, path in samples.items():
         generation, tokens = language.generation[name], load_generated(path).flatten(0, 1)
-        found = scorer.scores(tokens, generation)
+        found = scorer.scores(tokens, name)
         scores += [{"sampling": name, **row, "note": ""} for row in found]
         if not shown:
             every = tokens[:: generation.continuations]
@@ -273,11 +277,11 @@ def score_floor(language: LanguageConfig, data: Path, judge: Path | None, output
     note = f"interpolated Kneser-Ney, order {language.evaluation.ngram_order}"
     scores = [
         {"kind": "real", "sampling": "", **row, "note": "validation text"}
-        for row in scorer.scores(real, generation)
+        for row in scorer.scores(real, name)
     ]
     scores += [
         {"kind": "ngram", "sampling": name, **row, "note": note}
-        for row in scorer.scores(made, generation)
+        for row in scorer.scores(made, name)
     ]
     scores += [
         {"kind": "ngram", "sampling": "", **row}

@@ -51,7 +51,7 @@ def sample_scores(
     prompt_length: int,
     decode: Callable[[list[int]], str],
     judge: Callable[[Tensor, int], Estimate],
-    reference_features: np.ndarray,
+    reference_features: np.ndarray | None,
     featurise: Featurise,
     settings: SampleSettings,
 ) -> list[dict[str, Any]]:
@@ -66,7 +66,8 @@ def sample_scores(
         prompt_length: P, at least 1.
         decode: token numbers to text.
         judge: samples and prompt_length → perplexity of what follows the prompts.
-        reference_features: of real texts of P + C tokens, [M, d], computed once for all runs.
+        reference_features: of real texts of P + C tokens, [M, d]; None leaves MAUVE out, which
+            costs most of the time.
         featurise: texts to features.
 
     Returns:
@@ -83,15 +84,17 @@ def sample_scores(
             f"found prompts of {prompt_length} tokens in samples of {tokens.shape[1]}; expected "
             "at least one token of each: correct prompt_length"
         )
-    texts = [decode(row) for row in tokens.tolist()]
-    seeds = range(settings.mauve_seeds)
-    mauve = mauve_scores(reference_features, featurise(texts), seeds, settings.mauve_scaling)
+    found = []
+    if reference_features is not None:
+        texts = [decode(row) for row in tokens.tolist()]
+        seeds, many = range(settings.mauve_seeds), len(reference_features)
+        mauve = mauve_scores(reference_features, featurise(texts), seeds, settings.mauve_scaling)
+        found = [
+            ("mauve", mauve.mean, mauve.error, settings.featurizer, many),
+            ("mauve_spread", mauve.spread, float("nan"), settings.featurizer, many),
+        ]
     judged = judge(tokens, prompt_length)
-    found = [
-        ("mauve", mauve.mean, mauve.error, settings.featurizer, len(reference_features)),
-        ("mauve_spread", mauve.spread, float("nan"), settings.featurizer, len(reference_features)),
-        ("generative_perplexity", judged.value, judged.error, settings.judge, 0),
-    ]
+    found.append(("generative_perplexity", judged.value, judged.error, settings.judge, 0))
     found += [
         (name, value, float("nan"), "tokens", 0)
         for name, value in diversity(tokens[:, prompt_length:]).items()
