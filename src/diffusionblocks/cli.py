@@ -139,7 +139,7 @@ def _claims(a: argparse.Namespace) -> None:
     from .report.verdicts import write_verdicts
 
     ledger = load_ledger(a.ledger)
-    print(write_verdicts(ledger, a.tables, a.memory, a.published, a.output), end="")
+    print(write_verdicts(ledger, a.tables, a.memory, a.language, a.published, a.output), end="")
 
 
 def _site(a: argparse.Namespace) -> None:
@@ -221,6 +221,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ledger", type=Path, default=CONFIG / "claims.yaml")
     p.add_argument("--published", type=Path, default=CONFIG / "published.csv")
     p.add_argument("--memory", type=Path, help="folder of memory tables, if there are any")
+    p.add_argument("--language", type=Path, help="folder of language tables, if there are any")
     p = plain("compare", _compare, "show what differs between two runs or configurations")
     for side in ("a", "b"):
         text = "folder of a run; without its -sSEED: the configuration, over all its seeds"

@@ -122,7 +122,11 @@ class SampleScorer:
         """The first prompts and continuations as text."""
         decode = self.tokenizer.decode
         return [
-            {"number": i, "prompt": decode(row[:prompt_length]), "text": decode(row[prompt_length:])}
+            {
+                "number": i,
+                "prompt": decode(row[:prompt_length]),
+                "text": decode(row[prompt_length:]),
+            }
             for i, row in enumerate(tokens[:SHOWN].tolist())
         ]
 
