@@ -113,7 +113,7 @@ def model_featuriser(model, tokenizer, pool: Pool, most_tokens: int) -> Featuris
 
     @torch.inference_mode()
     def featurise(texts: Sequence[str]) -> np.ndarray:
-        empty = [i for i, text in enumerate(texts) if not text.strip()]
+        empty = [i for i, text in enumerate(texts) if not text]
         if empty or not texts:
             found = f"text {empty[0]} empty" if empty else "no text"
             raise UserError(
