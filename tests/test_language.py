@@ -1,5 +1,6 @@
-"""The language sweep: settings, text on disk, training, and continuations."""
+"""The language sweep: settings, text on disk, training, continuations and scores."""
 
+import math
 import subprocess
 import sys
 import time
@@ -8,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from languages import write_preset
+from languages import LANGUAGE, write_preset
 
 from diffusionblocks.cli import main
 from diffusionblocks.config import load_preset
 from diffusionblocks.data.text import SPLITS, load_text, prepare_text, split_by_characters, unigram
 from diffusionblocks.data.tokenizers import Characters, load_tokenizer, save_tokenizer, train_bpe
 from diffusionblocks.errors import UserError
+from diffusionblocks.evaluation.text_scoring import bounded_rows, exact_rows, held_out
 from diffusionblocks.files import read_json
 from diffusionblocks.language_jobs import complete
 from diffusionblocks.manifest import assemble, layer_evaluations, write_json
 from diffusionblocks.parts import part_of
+from diffusionblocks.report.language_tables import matched_rows, shared_target
 from diffusionblocks.tasks import TASKS
 from diffusionblocks.tasks.language import measured_sigma_data
 from diffusionblocks.tensors import load_tensors, save_tensors
@@ -519,3 +522,79 @@ def test_the_verb_generate(models, topics, language_file, tmp_path):
     record = read_json(output.with_suffix(".json"))
     assert record["tokens"] == 6 * 2 * 10 and record["tokens_per_second"] > 0
     assert record["layer_passes_per_token"] == 4 * 3 + 6
+
+
+# -------------------------------------------------------------------------------- scores
+
+
+def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary(topics):
+    tokenizer = load_tokenizer(topics / "tokenizer.json")
+    tokens = torch.arange(2 * 7).view(2, 7) + 2  # characters, each a token
+
+    def ignorant(tokens):
+        return torch.full(tokens[:, 1:].shape, -math.log(tokenizer.vocabulary))
+
+    rows = {row["metric"]: row for row in exact_rows(ignorant, tokens, tokenizer)}
+    assert rows["next_token_cross_entropy"]["value"] == pytest.approx(
+        math.log(tokenizer.vocabulary)
+    )
+    assert rows["bits_per_character"]["value"] == pytest.approx(math.log2(tokenizer.vocabulary))
+    assert rows["likelihood_bound"]["value"] == rows["next_token_cross_entropy"]["value"]
+
+
+def test_the_bound_starts_from_the_first_block_at_the_highest_noise(models, topics, language):
+    model = TextModel(models("independent-B3"), CPU)
+    rows, curve = bounded_rows(model, language(), topics, load_tokenizer(topics / "tokenizer.json"))
+    found = {row["metric"]: row["value"] for row in rows}
+    last = [line for line in curve if line["split"] == "test"][-1]
+    assert last["sigma_0"] == pytest.approx(model.run.noise.sigma_max)
+    assert last["cross_entropy"] == found["next_token_cross_entropy"]
+    # Unit vectors: the prior term is 1/(2σ_max²), and nothing else is left at the last cut.
+    assert last["bound"] - last["cross_entropy"] == pytest.approx(0.5 / last["sigma_0"] ** 2)
+    cuts = [line["sigma_0"] for line in curve if line["split"] == "test"]
+    assert found["bound_sigma_0"] in cuts
+    for r in model.ranges:
+        assert min(abs(math.log(r.sigma_lo / cut)) for cut in cuts) < 1e-9
+
+
+def test_held_out_windows_are_whole_contexts_of_their_split(topics, language):
+    own = held_out(language(), topics, "validation")
+    assert own.shape == (8, 24)
+    text = load_text(topics, "validation", 24).tokens.tolist()
+    assert own[0].tolist() == text[:24]
+    assert not any(row in own.tolist() for row in held_out(language(), topics, "test").tolist())
+
+
+@pytest.mark.parametrize(
+    ("ranges", "wanted", "target"),
+    [
+        ([(0.1, 0.5), (0.2, 0.6)], 0.3, 0.3),
+        ([(0.1, 0.5), (0.2, 0.6)], 0.9, 0.5),
+        ([(0.1, 0.5), (0.2, 0.6)], 0.0, 0.2),
+        ([(0.1, 0.2), (0.3, 0.6)], 0.25, None),
+    ],
+)
+def test_the_diversity_that_every_run_reaches(ranges, wanted, target):
+    assert shared_target(ranges, wanted) == target
+
+
+def test_runs_are_compared_where_they_are_equally_varied(language):
+    """ln perplexity is linear in diversity, so interpolation must find it exactly."""
+    plain = LANGUAGE["generation"]["plain"]
+    both = language(f"language.generation.cold={plain | {'temperature': 0.5}}")
+
+    def scores(slope):
+        return {
+            "scores": [
+                {"sampling": name, "metric": metric, "value": value, "extractor": "own",
+                 "samples": 6}
+                for name, diversity in (("plain", 0.8), ("cold", 0.2))
+                for metric, value in (("distinct_2", diversity),
+                                      ("generative_perplexity", math.exp(slope * diversity)))
+            ]
+        }  # fmt: skip
+
+    rows = matched_rows(both, {"a": scores(1.0), "b": scores(2.0)}, real=0.65)
+    assert rows["a"]["value"] == pytest.approx(math.exp(0.65))
+    assert rows["b"]["value"] == pytest.approx(math.exp(1.3))
+    assert rows["a"]["note"] == "distinct_2=0.65"
