@@ -101,7 +101,8 @@ def with_families(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             families.append(f"{METHOD_NAMES['end_to_end']}, {known}")
             continue
         turns = METHOD_NAMES[row["method"]].replace(" blocks", "")
-        parts = [turns, STRATEGY_NAMES.get(row["partition"], row["partition"]), row["embedding"]]
+        parts = [turns, STRATEGY_NAMES.get(row["partition"], row["partition"])]
+        parts.append(f"{row['embedding']} embedding")
         if overlaps:
             parts.append(f"overlap {row['overlap']:g}")
         if not even_layers(row["layers_per_block"]):
@@ -217,7 +218,7 @@ def _spreads(ax: Axes, x, rows: pd.DataFrame) -> None:
     for at, values, spreads in zip(x, rows["values"], rows["spreads"], strict=True):
         for value, spread in zip(values.split(), spreads.split(), strict=False):
             ax.plot([at] * 2, [float(value) - float(spread), float(value) + float(spread)],
-                    color="black", lw=3, alpha=0.25, solid_capstyle="butt", zorder=4)  # fmt: skip
+                    color="black", lw=5, alpha=0.25, solid_capstyle="butt", zorder=4)  # fmt: skip
 
 
 def _against_blocks(
@@ -361,7 +362,10 @@ def bound_curve(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFram
         lambda row: f"B = {row['blocks']}" if row["quantity"] == "bound" else "",
     )
     bound = data[data["quantity"] == "bound"]
-    low, high = bound["mean"].min() / 1.15, bound["mean"].max() * 1.15
+    low, high = min([*bound["low"], *whole["mean"]]), bound["high"].max() * 1.15
+    # Marks of handing over stand below the lowest curve, a row a line.
+    foot = 0.07 + 0.05 * len(look)
+    low = np.exp((np.log(low) - foot * np.log(high)) / (1 - foot))
     for ax in figure.axes:
         if not ax.get_subplotspec().is_first_row():
             ax.set_ylim(bottom=0)
@@ -369,12 +373,9 @@ def bound_curve(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFram
         for row in whole.to_dict("records"):
             colour, _, dash = whole_looks[row["family"]]
             band(ax, pd.Series(row), (colour, "", ""), row["family"], dash)
-            low = min(low, row["mean"] / 1.15)
         ax.set_yscale("log")
-    for ax in figure.axes:
-        if ax.get_subplotspec().is_first_row():
-            ax.set_ylim(low, high)
-            log_axis(ax.yaxis, [low, high])
+        ax.set_ylim(low, high)
+        log_axis(ax.yaxis, [low, high])
     x_label(figure, "cut σ₀ (units of the embedding)")
     bars = interval_note(data["n_seeds"])
     if data["n_seeds"].max() < 2:
@@ -392,7 +393,9 @@ def _curve_axes(ax: Axes, here: pd.DataFrame, look: dict[str, tuple], noise) -> 
             rows["sigma_0"], rows["mean"], color=colour, marker=marker, ls=dash, ms=4, label=family
         )
         ax.fill_between(rows["sigma_0"], rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
-        stars = rows[(rows["chosen"] > 0) & (rows["quantity"] == "bound")]
+        if here["quantity"].iloc[0] != "bound":
+            continue
+        stars = rows[rows["chosen"] > 0]
         ax.plot(stars["sigma_0"], stars["mean"], "*", color=colour, ms=13, mec="black", zorder=5)
         first = rows.iloc[0]
         cuts = [r.sigma_lo for r in partition(first["partition"], noise, int(first["blocks"]))]
@@ -459,19 +462,20 @@ def diversity(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFrame)
         for B in counts
     ] or [whole.assign(panel="end to end only")]
     shown = pd.concat(panels)
+    measures = [m for m in _DIVERSITIES if m in set(shown["measure"])]
     figure = facets(
         shown,
-        ("measure", [m for m in _DIVERSITIES if m in set(shown["measure"])]),
+        ("measure", measures),
         ("panel", present(shown, "panel")),
         (3.9, 2.8),
         lambda ax, here: _diversity_axes(ax, here, data, look),
         lambda _: "judged perplexity a token",
-        lambda row: row["panel"],
+        lambda row: row["panel"] if row["measure"] == measures[0] else "",
     )
     for ax in figure.axes:
         ax.set_yscale("log")
         log_axis(ax.yaxis, data["perplexity"])
-    _measure_labels(figure, [m for m in _DIVERSITIES if m in set(shown["measure"])])
+    _measure_labels(figure, measures)
     target = sorted({n.partition("=")[2] for n in matched["note"] if n.startswith("distinct_2=")})
     if target and matched["value"].notna().any():
         for ax in figure.axes:
@@ -597,10 +601,11 @@ PUBLISHED_COLUMNS = (
     "source,version,table,dataset,model,metric,judged_by,method,blocks,partition,layers_per_block,"
     "embedding,family,sampling,value,end_to_end,ratio,low,high,n_seeds"
 ).split(",")
-#: Rows of panels: what is compared, and the published metrics that belong there.
+#: What is compared, a panel each, and the published metrics that belong there.
 _PUBLISHED_METRICS = {
     "mauve": ("mauve",),
     "generative_perplexity": ("generative_ppl_llama2_7b", "generative_ppl_gpt2_xl"),
+    "generative_perplexity_matched": (),
 }
 _JUDGES = {"generative_ppl_llama2_7b": "Llama-2 7B", "generative_ppl_gpt2_xl": "GPT-2 XL"}
 _PUBLISHED_MARKERS = "osD^v<>"
@@ -632,11 +637,10 @@ def measured_data(scores: pd.DataFrame, setting: dict[str, str]) -> pd.DataFrame
     """Our scores relative to end to end of the same seed at equal layer evaluations.
 
     Ratios of perplexities are averaged as logarithms. MAUVE and perplexity are those of the main
-    way of sampling, and perplexity at equal diversity besides.
+    way of sampling; perplexity at equal diversity stands beside them, which the paper has not.
     """
     main = main_sampling(scores)
-    wanted = scores["metric"].isin(_PUBLISHED_METRICS) & (scores["sampling"] == main)
-    wanted |= scores["metric"] == "generative_perplexity_matched"
+    wanted = scores["metric"].isin(_PUBLISHED_METRICS) & scores["sampling"].isin([main, ""])
     rows = with_families(scores[wanted & scores["value"].notna()], scores)
     keys = ["metric", "sampling", "seed", "layer_evaluations"]
     whole = rows[rows["method"] == "end_to_end"].drop_duplicates(keys)
@@ -651,11 +655,9 @@ def measured_data(scores: pd.DataFrame, setting: dict[str, str]) -> pd.DataFrame
         interval = t_interval(np.log(group["ratio"]) if perplexity else group["ratio"])
         shown = [interval.mean, interval.low, interval.high]
         ratio, low, high = np.exp(shown) if perplexity else shown
-        matched = found["metric"].endswith("_matched")
         table.append(
             found
-            | {"metric": found["metric"].removesuffix("_matched"), "judged_by": found["extractor"]}
-            | {"sampling": MATCHED if matched else found["sampling"]}
+            | {"judged_by": found["extractor"] if perplexity else ""}
             | {"value": group["value"].mean(), "end_to_end": group["end_to_end"].mean()}
             | {"ratio": ratio, "low": low, "high": high, "n_seeds": interval.n}
         )
@@ -690,7 +692,7 @@ def published_vs_measured(data: pd.DataFrame, setting: dict[str, str]) -> Figure
     measured = data[data["source"] == "measured"]
     look = looks(measured)
     sources = _published_sources(data)
-    figure = Figure(figsize=(9.4, 3.6))
+    figure = Figure(figsize=(3.3 * len(metrics) + 0.6, 3.4))
     grid = figure.subplots(1, len(metrics), squeeze=False)[0]
     for ax, metric in zip(grid, metrics, strict=True):
         here = data[data["metric"] == metric]
@@ -700,8 +702,8 @@ def published_vs_measured(data: pd.DataFrame, setting: dict[str, str]) -> Figure
         ax.set_yscale("log")
         # Two seeds can have intervals of many decades; they may leave the picture, means may not.
         least, most = here["ratio"].min(), here["ratio"].max()
-        low = 0.93 * max(min(least, here["low"].min(), 1), min(least, 1) / 1.8)
-        high = 1.07 * min(max(most, here["high"].max(), 1), max(most, 1) * 1.8)
+        low = 0.93 * max(min(least, here["low"].min(), 0.9), min(least, 1) / 1.8)
+        high = 1.07 * min(max(most, here["high"].max(), 1.1), max(most, 1) * 1.8)
         ax.set_ylim(low, high)
         log_axis(ax.yaxis, [low, high])
         ax.set_xticks(range(len(counts)), [str(B) for B in counts])
@@ -709,7 +711,7 @@ def published_vs_measured(data: pd.DataFrame, setting: dict[str, str]) -> Figure
         ax.set_xlabel("number of blocks B")
         better = "above 1" if metric == "mauve" else "below 1"
         ax.set_ylabel(f"ratio to end to end\n({better} is better)")
-        ax.set_title("MAUVE" if metric == "mauve" else "generative perplexity")
+        ax.set_title(ls.METRIC_NAMES[metric], fontsize=9)
     note = "Only ratios compare across data, networks, features and judges. Published values have "
     note += "no intervals. Measured: at equal layer evaluations. "
     finish(figure, title, note + interval_note(measured["n_seeds"]))
@@ -743,17 +745,15 @@ def _ratio_markers(ax: Axes, place: int, rows: pd.DataFrame, look: dict, sources
             continue
         colour, marker, _ = look[row.family]
         spread = np.array([[row.ratio - row.low], [row.high - row.ratio]])
-        matched = f", {MATCHED}" if row.sampling == MATCHED else ""
         ax.errorbar(
             [at],
             [row.ratio],
             yerr=None if np.isnan(spread).any() else spread,
-            marker="*" if matched else marker,
-            ms=10 if matched else 6,
+            marker=marker,
             ls="none",
             color=colour,
             capsize=2,
             lw=1.1,
-            label=f"measured: {row.family}{matched}",
+            label=f"measured: {row.family}",
             zorder=3,
         )

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 
 from . import language_statistics as ls
-from .statistics import CONFIDENCE, NOT_TESTED, t_interval
+from .statistics import CONFIDENCE, METHOD_NAMES, NOT_TESTED, t_interval
 
 NOT_RUN = "Not tested: this preset has no runs that answer it."
 _MATCH_WORDS = {
@@ -91,16 +91,14 @@ def costs(scores: pd.DataFrame) -> list[str]:
     rows = scores.assign(budget=ls.budgets(scores)).drop_duplicates("run")
     sentences = []
     for (budget, method), group in rows.groupby(["budget", "method"], sort=False):
-        name = f"End to end, {budget}" if budget else method.replace("_", " ").capitalize()
-        spent = " to ".join(
-            f"{n:.3g}"
-            for n in sorted({group["layer_evaluations"].min(), group["layer_evaluations"].max()})
-        )
-        seen = " to ".join(
-            f"{int(n):,}" for n in sorted({group["tokens_seen"].min(), group["tokens_seen"].max()})
-        )
+        name = METHOD_NAMES[method].capitalize() + (f", {budget}" if budget else "")
+        spent, seen = (_range(group[column]) for column in ("layer_evaluations", "tokens_seen"))
         sentences.append(f"{name}: {spent} layer evaluations, {seen} tokens seen by each layer.")
     return sentences
+
+
+def _range(counts: pd.Series) -> str:
+    return " to ".join(f"{int(n):,}" for n in sorted({counts.min(), counts.max()}))
 
 
 def _rows(table: pd.DataFrame, question: str, metric: str, sampling: str) -> pd.DataFrame:
@@ -203,7 +201,7 @@ def calibration(curve: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     return sentences or [NOT_RUN]
 
 
-def diversity(scores: pd.DataFrame, floors: pd.DataFrame, main: str) -> list[str]:
+def diversity(scores: pd.DataFrame, floors: pd.DataFrame) -> list[str]:
     """At which diversity judged perplexity is compared, and how near to real text's that is."""
     rows = scores[scores["metric"] == "generative_perplexity_matched"]
     notes = sorted({note for note in rows["note"] if note})
