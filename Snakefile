@@ -13,6 +13,13 @@ include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/memory.smk"
+
+
+if PRESET.language is not None:
+
+    include: "workflow/rules/language.smk"
+
+
 include: "workflow/rules/claims.smk"
 
 

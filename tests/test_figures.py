@@ -478,6 +478,10 @@ def test_strategies_can_be_told_apart_by_any_eyes(eyes):
         ("image_quality", {"tables", "preset", "published", "figures", "summary_tables"}),
         ("memory", {"tables", "preset", "figures", "summary_tables"}),
         ("verdict", {"tables", "preset", "figures"}),
+        (
+            "language_quality",
+            {"tables", "preset", "published", "figures", "summary_tables"},
+        ),
     ],
 )
 def test_notebooks_are_kept_stripped_with_their_parameters(name, expected):

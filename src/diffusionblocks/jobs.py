@@ -181,7 +181,7 @@ def _part_record(
         "part": part.name,
         "config": run.model_dump(mode="json"),
         "config_hash": run.hash,
-        "images": task.description(),
+        run.task: task.description(),
         "blocks": [
             {
                 "block": b,
@@ -190,6 +190,7 @@ def _part_record(
                 **vars(task.ranges[b]),
                 "layer_evaluations": run.training.iterations
                 * run.training.batch_size
+                * run.positions
                 * len(layers[b]),
             }
             for b in part.blocks

@@ -15,7 +15,7 @@ from .errors import UserError
 Value = int | float | str
 #: Column → the values that select a row; a list asks for every one of its values.
 Selection = dict[str, Value | list[Value]]
-Source = Literal["scores", "sampling", "training", "stability", "memory"]
+Source = Literal["scores", "sampling", "training", "stability", "memory", "language"]
 
 
 class Published(_Section):

@@ -10,7 +10,7 @@ from .config import RunConfig
 from .errors import UserError
 from .files import sha256, write_json
 from .parts import part_of
-from .records import PART, RANGE, read_record
+from .records import FACTS, PART, RANGE, read_record
 
 
 def write_part(path: Path, record: dict[str, Any]) -> None:
@@ -20,7 +20,7 @@ def write_part(path: Path, record: dict[str, Any]) -> None:
 
 def _read_part(path: Path, run: RunConfig) -> dict[str, Any]:
     """A part's description, checked against its weights and the run that wants it."""
-    record = read_record(path.with_suffix(".json"), PART)
+    record = read_record(path.with_suffix(".json"), PART | {run.task: FACTS[run.task]})
     if record["config_hash"] != run.hash:
         raise UserError(
             f"{path} was trained with configuration {record['config_hash']}, expected {run.hash}; "
@@ -60,9 +60,15 @@ def assemble(run: RunConfig, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: a part is missing, damaged or from other settings.
     """
-    blocks = []
+    blocks, described = [], None
     for name in run.parts:
         record = _read_part(folder / f"{name}.safetensors", run)
+        described = record[run.task] if described is None else described
+        if record[run.task] != described:
+            raise UserError(
+                f"{folder / name}.safetensors was trained on other data than {run.parts[0]}: "
+                f"{record[run.task]} against {described}; delete it and train it again"
+            )
         part = part_of(run, name)
         for block in record["blocks"]:
             own = part.layers[block["block"]] or range(part.depth)
@@ -80,7 +86,7 @@ def assemble(run: RunConfig, folder: Path) -> dict[str, Any]:
         "run": run.identity(),
         "config": run.model_dump(mode="json"),
         "config_hash": run.hash,
-        "images": record["images"],
+        run.task: described,
         "blocks": blocks,
         "iterations": run.training.iterations,
         "layer_evaluations": layer_evaluations(run),
@@ -88,8 +94,10 @@ def assemble(run: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def layer_evaluations(run: RunConfig) -> int:
-    """Image × layer passes of a whole training run, forward; the same for every method at equal K.
+    """Layer passes of a whole training run, forward, of images or of positions of text.
 
-    K iterations of every block: Σ_b K·N·L_b = K·N·L with batch size N.
+    K iterations of every block: Σ_b K·N·L_b = K·N·L with batch size N; for text times the
+    positions of a sequence, clean and noisy ones alike.
     """
-    return run.training.iterations * run.training.batch_size * run.network.layers
+    training = run.training
+    return training.iterations * training.batch_size * run.positions * run.network.layers

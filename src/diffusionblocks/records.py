@@ -84,20 +84,27 @@ def require_digest(path: Path) -> None:
 
 #: One block of a manifest or a part; see ``partition.NoiseRange``.
 RANGE = {"sigma_lo": number, "sigma_hi": number, "train_lo": number, "train_hi": number}
-IMAGES = {"image_size": count, "channels": count, "classes": count}
-#: ``<part>.json``, beside a part's weights.
+#: What a part and a manifest hold under the name of their task: the task's description.
+FACTS = {
+    "images": {"image_size": count, "channels": count, "classes": count},
+    "language": {
+        "vocabulary": count,
+        "context_length": count,
+        "tokenizer_sha256": str,
+        "sigma_data": number,
+    },
+}
+#: ``<part>.json``, beside a part's weights, but for its task's facts.
 PART = {
     "config_hash": str,
     "file": plain_name,
     "sha256": str,
-    "images": IMAGES,
     "blocks": [{"block": count, **RANGE}],
 }
 MANIFEST = {
     "run": dict,
     "config": dict,
     "config_hash": str,
-    "images": IMAGES,
     "iterations": count,
     "layer_evaluations": count,
     "blocks": [

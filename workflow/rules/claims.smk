@@ -1,10 +1,17 @@
 # What the tables decide: a verdict on every claim of the paper.
+if PRESET.language is None:
+    TEXT_SCORES, TEXT_PAGE = [], []
+else:
+    TEXT_SCORES, TEXT_PAGE = rules.text_tables.output, rules.language_notebook.output
+
+
 rule claims:
     input:
         tables=rules.tables.output.tables,
         ledger=local("workflow/config/claims.yaml"),
         published=local("workflow/config/published.csv"),
         memory=rules.memory_notebook.input.sweeps,
+        language=TEXT_SCORES,
     output:
         report(
             f"{RESULTS}/tables/claims.csv",
@@ -23,8 +30,10 @@ rule claims:
     params:
         tables=f"{RESULTS}/tables",
         memory=f"{MEMORY}/tables",
+        language=f"--language {LANGUAGE}/tables" if PRESET.language is not None else "",
     shell:
-        "{CLI} claims --tables {params.tables} --memory {params.memory} --ledger {input.ledger} "
+        "{CLI} claims --tables {params.tables} --memory {params.memory} {params.language} "
+        "--ledger {input.ledger} "
         "--published {input.published} --output {params.tables} > {log} 2>&1"
 
 
@@ -65,7 +74,12 @@ rule site:
     input:
         claims=rules.claims.output,
         tables=rules.tables.output,
-        notebooks=[rules.notebook.output, rules.memory_notebook.output, rules.verdict.output],
+        notebooks=[
+            rules.notebook.output,
+            rules.memory_notebook.output,
+            rules.verdict.output,
+            TEXT_PAGE,
+        ],
     output:
         page=f"{RESULTS}/report/index.html",
         method=f"{RESULTS}/report/method.html",

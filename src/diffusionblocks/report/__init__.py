@@ -9,7 +9,7 @@ from ..errors import UserError
 #: Columns that hold names; an empty cell is the empty name, not a missing number.
 NAMES = (
     "run,task,dataset,method,partition,layers_per_block,sampling,solver,metric,better,split,"
-    "extractor,version,table,model,notes"
+    "extractor,version,table,model,notes,kind,embedding,note"
 ).split(",")
 
 

@@ -43,8 +43,17 @@ def memory(folder: Path) -> pd.DataFrame:
     )
 
 
-def sources(tables: Path, memory_tables: Path | None) -> dict[str, pd.DataFrame]:
-    """Every source of claims, from the folder of tables and that of memory tables, if there."""
+def language(folder: Path) -> pd.DataFrame:
+    """Scores of a language sweep; runs that have no number for a metric are left out."""
+    scores = read_table(folder, "scores").dropna(subset=["value"])
+    # As published.csv names the task.
+    return scores.assign(task="language_modelling")
+
+
+def sources(
+    tables: Path, memory_tables: Path | None, language_tables: Path | None = None
+) -> dict[str, pd.DataFrame]:
+    """Every source of claims, from the folders of tables that there are."""
     scores = read_table(tables, "scores", every_rate=True)
     curves = read_table(tables, "curves", every_rate=True)
     sampling = read_table(tables, "sampling", every_rate=True)
@@ -56,4 +65,5 @@ def sources(tables: Path, memory_tables: Path | None) -> dict[str, pd.DataFrame]
         "training": total_seconds(training[training[RATE] == 1]),
         "stability": stability(curves, scores),
         "memory": memory(memory_tables) if memory_tables is not None else pd.DataFrame(),
+        "language": language(language_tables) if language_tables is not None else pd.DataFrame(),
     }

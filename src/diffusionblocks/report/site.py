@@ -33,9 +33,14 @@ from .verdicts import amount, interval
 
 #: A verdict's sign, so that none is told by colour alone.
 SYMBOLS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "≈", NOT_TESTED: "–"}
-NOTEBOOKS = {"verdict": "verdict", "image_quality": "image quality", "memory": "memory"}
+NOTEBOOKS = {
+    "verdict": "verdict",
+    "image_quality": "image quality",
+    "memory": "memory",
+    "language_quality": "language",
+}
 #: Where the notebooks leave their figures, below the results.
-FIGURE_FOLDERS = ("figures", "memory/figures", "verdict/figures")
+FIGURE_FOLDERS = ("figures", "memory/figures", "verdict/figures", "language/figures")
 MEASURES = METRIC_NAMES | {
     "trajectories_per_second": "images sampled per second",
     "total_seconds": "seconds of training, all jobs together",
@@ -45,6 +50,8 @@ MEASURES = METRIC_NAMES | {
     "diverged": "diverged (1) or not (0)",
     "planned_bytes": "peak memory in bytes, planned",
     "mauve": "MAUVE",
+    "likelihood_bound": "bound on the negative log-likelihood, nats a token",
+    "generative_perplexity_matched": "judged perplexity at equal diversity",
     "accuracy_percent": "accuracy in %",
 }
 FIGURES = {
@@ -55,6 +62,9 @@ FIGURES = {
     "ratio": "Memory of a block alone relative to the whole network, against B",
     "learning_rates": "Divergence, loss spikes and gradient tails against the learning rate",
     "training_curves": "Loss and gradient norm of every block over training",
+    "likelihood": "Likelihood of held-out text against the number of blocks",
+    "mauve": "MAUVE against the number of blocks",
+    "judged_perplexity": "Judged perplexity against the number of blocks",
 }
 GRID_SCALE = 4
 
@@ -352,7 +362,7 @@ def write_site(preset: Preset, name: str, overrides: list[str], results: Path, o
     site = Site(preset, name, overrides, results)
     try:
         figures, runs = _renew(output / "figures"), _renew(output / "runs")
-        for folder in FIGURE_FOLDERS:
+        for folder in reversed(FIGURE_FOLDERS):  # of one name, the first folder's is kept
             for path in sorted((results / folder).glob("*.*")):
                 if path.suffix in (".svg", ".png", ".csv"):
                     shutil.copyfile(path, figures / path.name)

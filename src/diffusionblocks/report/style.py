@@ -172,10 +172,19 @@ def over_seeds(frame: pd.DataFrame, keys: Sequence[str], value: str = "value") -
 
 
 def points(
-    ax: Axes, x, rows: pd.DataFrame, look: str, label: str = "_", line: str | None = None
+    ax: Axes,
+    x,
+    rows: pd.DataFrame,
+    look: str | tuple[str, str, str],
+    label: str = "_",
+    line: str | None = None,
 ) -> None:
-    """Means with error bars and a black dot a seed, in a strategy's or method's look."""
-    colour, marker, dash = LOOK[look]
+    """Means with error bars and a black dot a seed.
+
+    Args:
+        look: of a strategy or method in :data:`LOOK`, or colour, marker and dash.
+    """
+    colour, marker, dash = LOOK[look] if isinstance(look, str) else look
     x = np.asarray(x, dtype=float)
     spread = np.nan_to_num(np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]))
     linestyle = dash if line is None else line
@@ -195,10 +204,12 @@ def points(
         ax.plot([at] * len(seeds), seeds, ".", color="black", alpha=0.7, ms=4, zorder=5)
 
 
-def band(ax: Axes, row: pd.Series, look: str, label: str) -> None:
+def band(
+    ax: Axes, row: pd.Series, look: str | tuple[str, str, str], label: str, dash: str = "-"
+) -> None:
     """A horizontal line at a mean with its interval as a band across the axes."""
-    colour = LOOK[look][0]
-    ax.axhline(row["mean"], color=colour, lw=1.4, label=label, zorder=2)
+    colour = LOOK[look][0] if isinstance(look, str) else look[0]
+    ax.axhline(row["mean"], color=colour, lw=1.4, ls=dash, label=label, zorder=2)
     if not math.isnan(row["low"]):
         ax.axhspan(row["low"], row["high"], color=colour, alpha=0.12, lw=0, zorder=1)
 

@@ -51,7 +51,8 @@ def _score_rows(run: RunConfig, preset: Preset, scores: dict) -> list[dict]:
     return rows
 
 
-def _training_rows(run: RunConfig, folder: Path) -> list[dict]:
+def training_rows(run: RunConfig, folder: Path) -> list[dict]:
+    """What training every block of a run took, out of its parts' JSON."""
     rows = []
     for name in run.parts:
         part = read_record(folder / f"{name}.json", TRAINED)
@@ -97,7 +98,8 @@ def read_curve(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _curve_rows(run: RunConfig, folder: Path) -> list[dict]:
+def curve_rows(run: RunConfig, folder: Path) -> list[dict]:
+    """Loss and gradient norm over the training of a run, out of its parts' CSV."""
     rows = []
     for name in run.parts:
         path = folder / f"{name}-curve.csv"
@@ -215,8 +217,8 @@ def write_tables(
         scores = read_record(folder / "scores.json", SCORES)
         tables["scores"] += _score_rows(run, preset, scores)
         tables["validation_loss"] += [{**run.identity(), **row} for row in scores["validation"]]
-        tables["training"] += _training_rows(run, folder)
-        tables["curves"] += _curve_rows(run, folder)
+        tables["training"] += training_rows(run, folder)
+        tables["curves"] += curve_rows(run, folder)
         for sampling in preset.sampling:
             tables["sampling"].append(_sampling_row(run, sampling, folder))
             samples = folder / f"samples-{sampling}.safetensors"

@@ -46,6 +46,15 @@ def scale_of(tables: Path) -> str:
     return f"{measured}, {setting.get('iterations', '?')} iterations a block"
 
 
+def language_scale(tables: Path) -> str:
+    """At what scale a language sweep was run, in words."""
+    s = read_setting(tables)
+    return (
+        f"{s['dataset']}, {s['layers']} layers of width {s['width']}, {s['iterations']} iterations "
+        "a block"
+    )
+
+
 def text_table(claims: pd.DataFrame) -> str:
     """The verdict table for a terminal: verdict, claim, effect with interval, the paper's."""
     rows = claims.to_dict("records")
@@ -65,22 +74,29 @@ def text_table(claims: pd.DataFrame) -> str:
 
 
 def write_verdicts(
-    ledger: Ledger, tables: Path, memory: Path | None, published: Path, output: Path
+    ledger: Ledger,
+    tables: Path,
+    memory: Path | None,
+    language: Path | None,
+    published: Path,
+    output: Path,
 ) -> str:
     """Judge every claim from a sweep's tables.
 
     Args:
         tables: folder of the sweep's tables.
         memory: folder of its memory tables; may be absent.
+        language: folder of its language tables; may be absent.
         published: published.csv.
         output: folder for claims.csv, evidence.csv, stability.csv and claims.txt.
 
     Returns:
         the table for a terminal.
     """
-    found = sources(tables, memory)
+    found = sources(tables, memory, language)
     paper = read_table(published.parent, published.stem, text=True).fillna("")
-    claims, evidence = verdicts(ledger, found, paper, scale_of(tables))
+    scales = {} if language is None else {"language": language_scale(language)}
+    claims, evidence = verdicts(ledger, found, paper, scale_of(tables), scales)
     for name, frame in (
         ("claims", claims),
         ("evidence", evidence),

@@ -187,7 +187,7 @@ def train(
         ema={name: value.detach().cpu() for name, value in state.ema.items()},
         history=torch.cat(looks) if looks else torch.empty(0, 2),
         seconds=spent + clock() - began,
-        parameters=sum(p.numel() for p in state.network.parameters()),
+        parameters=sum(p.numel() for p in state.network.parameters() if p.requires_grad),
         diverged_at=diverged_at,
     )
 

@@ -1,0 +1,203 @@
+"""Every language run's JSON gathered into tidy CSV, and runs compared at equal diversity."""
+
+from pathlib import Path
+from typing import Any
+
+from ..config import GenerationConfig, LanguageConfig, TextRun
+from ..evaluation.text.matched import matched_perplexity
+from ..files import read_json
+from .tables import curve_rows, training_rows, write_csv
+
+#: The diversity at which judged perplexity is compared.
+DIVERSITY = "distinct_2"
+TABLES = (
+    "scores",
+    "bound_curve",
+    "floors",
+    "generation",
+    "samples",
+    "training",
+    "curves",
+    "setting",
+)
+_HOW = ("temperature", "top_p", "steps")
+_SCORE = ("metric", "value", "error", "better", "split", "extractor", "samples")
+_THROUGHPUT = ("tokens", "seconds", "tokens_per_second", "layer_passes_per_token")
+_GENERATION = (*_HOW, "grid", "cache", "residency", "prompts", "continuations", "new_tokens")
+
+
+def _how(generation: GenerationConfig | None) -> dict[str, Any]:
+    return {key: "" if generation is None else getattr(generation, key) for key in _HOW}
+
+
+def _cost(run: TextRun, scores: dict[str, Any]) -> dict[str, Any]:
+    """What a run spent; tokens are those that a layer has seen, repeats counted."""
+    training = run.training
+    seen = training.iterations * training.batch_size * run.network.context_length
+    return {
+        "iterations": scores["iterations"],
+        "layer_evaluations": scores["layer_evaluations"],
+        "tokens_seen": seen,
+    }
+
+
+def _score_row(named: dict[str, Any], generation: GenerationConfig | None, score: dict) -> dict:
+    sampling = {"sampling": score["sampling"], **_how(generation)}
+    kept = {key: score[key] for key in (*_SCORE, "reference_samples", "note")}
+    return {**named, **sampling, **kept}
+
+
+def _values(scores: list[dict[str, Any]], metric: str, names: list[str]) -> list[float]:
+    """One metric of every generation, in the order of the names."""
+    found = {s["sampling"]: s["value"] for s in scores if s["metric"] == metric}
+    return [found[name] for name in names]
+
+
+def shared_target(ranges: list[tuple[float, float]], wanted: float) -> float | None:
+    """The diversity nearest to the wanted one that every run reaches; None where there is none.
+
+    Args:
+        ranges: least and greatest diversity of every run over its temperatures.
+        wanted: that of real text.
+    """
+    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
+    return None if low > high else min(max(wanted, low), high)
+
+
+def matched_rows(
+    language: LanguageConfig, found: dict[str, dict[str, Any]], real: float
+) -> dict[str, dict[str, Any]]:
+    """Judged perplexity of every run where all runs are equally varied.
+
+    Args:
+        found: name of a run → its scores.
+        real: diversity of real text.
+
+    Returns:
+        name of a run → a score; NaN where no diversity is reached by every run.
+    """
+    names = sorted(language.generation, key=lambda name: language.generation[name].temperature)
+    diversity = {run: _values(s["scores"], DIVERSITY, names) for run, s in found.items()}
+    target = shared_target([(min(d), max(d)) for d in diversity.values()], real)
+    rows = {}
+    for run, scores in found.items():
+        judged = [s for s in scores["scores"] if s["metric"] == "generative_perplexity"]
+        perplexity = _values(judged, "generative_perplexity", names)
+        value = float("nan")
+        if target is not None:
+            value = matched_perplexity(diversity[run], perplexity, target)
+        rows[run] = {
+            "sampling": "",
+            "metric": "generative_perplexity_matched",
+            "value": value,
+            "error": float("nan"),
+            "better": "lower",
+            "split": "",
+            "extractor": judged[0]["extractor"],
+            "samples": judged[0]["samples"],
+            "reference_samples": 0,
+            "note": "no diversity that every run reaches"
+            if target is None
+            else f"{DIVERSITY}={target:.4g}",
+        }
+    return rows
+
+
+def _sample_rows(kind: str, named: dict[str, Any], samples: list[dict[str, Any]]) -> list[dict]:
+    keys = ("sampling", "number", "prompt", "text")
+    return [{"kind": kind, **named, **{key: s.get(key, "") for key in keys}} for s in samples]
+
+
+def _generation_row(run: TextRun, name: str, folder: Path) -> dict[str, Any]:
+    record = read_json(folder / f"samples-{name}.json")
+    return {
+        **run.identity(),
+        "sampling": name,
+        **{key: record["settings"][key] for key in _GENERATION},
+        **{key: record[key] for key in _THROUGHPUT},
+    }
+
+
+def _floor_row(language: LanguageConfig, score: dict[str, Any]) -> dict[str, Any]:
+    generation = language.generation.get(score["sampling"])
+    return {
+        "kind": score["kind"],
+        "dataset": language.data.name,
+        "sampling": score["sampling"],
+        "temperature": "" if generation is None else 1.0,  # n-grams are drawn as they are
+        **{key: score[key] for key in (*_SCORE, "reference_samples", "note")},
+    }
+
+
+def _settings(
+    language: LanguageConfig, name: str, description: str, text: dict, provenance: dict
+) -> list[dict[str, Any]]:
+    """What a reader must know to place the numbers, as key and value."""
+    test = text["splits"]["test"]
+    generation = next(iter(language.generation.values()))
+    judge = language.evaluation.judge
+    found = {
+        "preset": name,
+        "description": description,
+        "dataset": text["name"],
+        "dataset_note": text["note"],
+        "tokenizer": text["tokenizer"],
+        "vocabulary": text["vocabulary"],
+        "characters_per_token": test["characters"] / test["tokens"],
+        **{f"{split}_tokens": facts["tokens"] for split, facts in text["splits"].items()},
+        **language.network.model_dump(),
+        **language.noise.model_dump(exclude={"sigma_data"}),
+        **language.training.model_dump(),
+        "seeds": len(language.sweep.seeds),
+        "sequences": language.evaluation.sequences,
+        "prompts": generation.prompts,
+        "prompt_length": generation.prompt_length,
+        "new_tokens": generation.new_tokens,
+        "featurizer": language.evaluation.featurizer,
+        "mauve_scaling": language.evaluation.mauve_scaling,
+        "judge": judge.name or f"own, {judge.iterations} iterations on other documents",
+    }
+    for key in ("diffusionblocks", "commit", "clean", "python", "device", "device_kind", "threads"):
+        found[key] = provenance[key]
+    found["torch"] = provenance["packages"]["torch"]
+    return [{"key": key, "value": value} for key, value in found.items()]
+
+
+def write_language_tables(
+    language: LanguageConfig, name: str, description: str, results: Path, output: Path
+) -> None:
+    """Write every table of a finished language sweep.
+
+    Args:
+        name: what the preset is called in the tables.
+        description: the preset's own.
+        results: folder with data/, runs/ and floor.json.
+        output: folder for the CSV files.
+
+    Raises:
+        UserError: a file of a run is missing or damaged.
+    """
+    runs = language.runs()
+    found = {run.name: read_json(results / "runs" / run.name / "scores.json") for run in runs}
+    floor = read_json(results / "floor.json")
+    real = [s["value"] for s in floor["scores"] if (s["kind"], s["metric"]) == ("real", DIVERSITY)]
+    matched = matched_rows(language, found, real[0])
+    tables: dict[str, list[dict]] = {key: [] for key in TABLES}
+    nameless = dict.fromkeys(runs[0].identity(), "")
+    for row in floor["samples"]:
+        tables["samples"] += _sample_rows(row["kind"], nameless, [row])
+    for run in runs:
+        folder, scores = results / "runs" / run.name, found[run.name]
+        for score in [*scores["scores"], matched[run.name]]:
+            row = _score_row(run.identity(), language.generation.get(score["sampling"]), score)
+            tables["scores"].append(row | _cost(run, scores))
+        tables["bound_curve"] += [{**run.identity(), **row} for row in scores["bound_curve"]]
+        tables["generation"] += [_generation_row(run, g, folder) for g in language.generation]
+        tables["samples"] += _sample_rows("model", run.identity(), scores["samples"])
+        tables["training"] += training_rows(run, folder)
+        tables["curves"] += curve_rows(run, folder)
+    tables["floors"] = [_floor_row(language, score) for score in floor["scores"]]
+    text = read_json(results / "data" / "text.json")
+    tables["setting"] = _settings(language, name, description, text, floor["provenance"])
+    for table, rows in tables.items():
+        write_csv(output / f"{table}.csv", rows)
