@@ -11,6 +11,8 @@ from diffusionblocks.data.images import prepare_images
 from diffusionblocks.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The files that take minutes, longest first: workers side by side then end at about one time.
+LONG = ["test_workflow", "test_slurm", "test_language", "test_memory_plan", "test_paper_presets"]
 
 TINY = {
     "description": "a preset for tests",
@@ -82,3 +84,9 @@ def cifar10():
     if not (folder / "train.parquet").is_file():
         pytest.skip("no local CIFAR-10 parquet files")
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; within a file, and among the others, the order stays."""
+    rank = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
