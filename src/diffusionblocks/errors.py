@@ -46,7 +46,9 @@ def of_the_machine(error: Exception) -> UserError | None:
         return UserError(f"cannot use{name}: {error.strerror}; {MENDS[error.errno]}")
     # PyTorch's own class is told by its name: nothing here imports PyTorch.
     lacking = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if lacking or (isinstance(error, RuntimeError) and "not enough memory" in str(error)):
+    # PyTorch's CPU allocator raises a plain RuntimeError, in two wordings.
+    refused = ("not enough memory", "can't allocate memory")
+    if lacking or (isinstance(error, RuntimeError) and any(x in str(error) for x in refused)):
         return UserError(
             "out of memory; lower training.batch_size or sampling.*.batch_size, raise "
             "training.accumulation, or give the job more memory and run the same command again"

@@ -94,8 +94,8 @@ def jobs_under(results: Path, verb: str) -> list[int]:
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:  # gone meanwhile
             continue
-        # Python itself, not the shell whose command names it.
-        if "python" in words[0] and verb in words and any(str(results) in w for w in words):
+        # The job itself, neither Snakemake nor the shell whose command names it.
+        if words[1:4] == ["-m", "diffusionblocks", verb] and any(str(results) in w for w in words):
             pids.append(int(process.name))
     return pids
 
@@ -164,7 +164,7 @@ def test_a_notebook_that_raises(checkout, whole, faults, tmp_path):
     original, page = notebook.read_bytes(), results / "faults/report/image_quality.html"
     with faults("notebook raises", notebook.name) as row:
         broken = json.loads(original)
-        cell = next(c for c in reversed(broken["cells"]) if c["cell_type"] == "code")
+        _, cell, *_ = (c for c in broken["cells"] if c["cell_type"] == "code")
         cell["source"] = ["raise RuntimeError('broken on purpose')"]
         notebook.write_text(json.dumps(broken))
         code, text = snakemake(checkout, results, "notebook")

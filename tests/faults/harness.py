@@ -59,7 +59,7 @@ MEASURED = re.compile(
     r"seconds|_per_second|peak_|^time$|^commit$|^clean$|provenance|resident|^note$|fixed_"
 )
 #: Longest that a job of this sweep may take, in seconds: a hang is a fault as well.
-PATIENCE = 120.0
+PATIENCE = 600.0
 
 
 @dataclass(frozen=True)

@@ -583,7 +583,9 @@ def sampling_cost(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     for ax, (quantity, label) in zip(axes, panels.items(), strict=True):
         here = data[data["quantity"] == quantity]
         for k, (name, rows) in enumerate(here.groupby("sampling_name", sort=False)):
+            # A sweep without a baseline has no ratio: its columns hold no number at all.
             spread = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
+            spread = spread.astype(float)
             ax.errorbar(
                 rows["blocks"],
                 rows["mean"],

@@ -179,14 +179,15 @@ def train(
             if replicas.leads:
                 report(done, steps, float(recent[:, 0].mean()))
         if due and replicas.leads:
-            elapsed = spent + clock() - began
+            elapsed = max(0.0, spent + clock() - began)
             save_checkpoint(state_folder, state, done, torch.cat(looks), elapsed, run.hash)
         if stopped:
             return None
     return Trained(
         ema={name: value.detach().cpu() for name, value in state.ema.items()},
         history=torch.cat(looks) if looks else torch.empty(0, 2),
-        seconds=spent + clock() - began,
+        # The clock leaves out the time that is spent on looking at memory; never less than none.
+        seconds=max(0.0, spent + clock() - began),
         parameters=sum(p.numel() for p in state.network.parameters() if p.requires_grad),
         diverged_at=diverged_at,
     )
