@@ -62,6 +62,7 @@ replicate smoke: $(STAMP)
 
 bench: $(STAMP) ## measure speed against its targets; writes results/bench/*.csv
 	python benchmarks/bench.py
+	python benchmarks/bench_language.py
 
 bench-memory: $(STAMP) ## check memory against its targets; writes results/bench/memory.csv
 	python benchmarks/bench_memory.py
