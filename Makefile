@@ -78,6 +78,7 @@ report: $(STAMP) ## draw notebooks and verdicts from REFERENCE=results/reference
 
 bench: $(STAMP) ## measure speed against its targets; writes results/bench/*.csv
 	python benchmarks/bench.py
+	python benchmarks/bench_language.py
 
 bench-gpu: $(STAMP) ## measure speed on a GPU; writes results/bench/gpu.csv
 	python benchmarks/bench_gpu.py

@@ -151,7 +151,7 @@ def test_floors_stand_in_the_scatter_and_lines_follow_the_temperature(full):
 
 
 def test_published_markers_are_hollow_and_measured_ones_filled(full):
-    figure, data = figure_and_data("published_vs_measured", full)
+    figure, data = figure_and_data("text_published_vs_measured", full)
     kinds = {"published": set(), "measured": set()}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -305,11 +305,10 @@ def test_samples_are_shown_as_they_are(full):
 # ---------------------------------------------------------------- notebook
 
 
-@pytest.mark.parametrize("tables", ["full", "sparse"])
-def test_notebook_runs_and_writes_every_figure_with_its_data(tables, request, tmp_path):
+def test_notebook_runs_and_writes_every_figure_with_its_data(full, tmp_path):
     parameters = {
         "preset": "synthetic",
-        "tables": str(request.getfixturevalue(tables)),
+        "tables": str(full),
         "published": str(ROOT / "workflow/config/published.csv"),
         "figures": str(tmp_path / "figures"),
         "summary_tables": str(tmp_path / "summary"),

@@ -41,7 +41,7 @@ FIGURES = {
     "judged_perplexity": "Judged perplexity against the number of blocks",
     "diversity": "Diversity against judged perplexity",
     "throughput": "Speed of generation against the number of blocks",
-    "published_vs_measured": "Text quality relative to end to end: published and measured",
+    "text_published_vs_measured": "Text quality relative to end to end: published and measured",
 }
 METRIC_LABELS = {
     "likelihood": "nats a token\n(lower is better)",
@@ -430,7 +430,8 @@ def diversity_data(scores: pd.DataFrame, floors: pd.DataFrame) -> pd.DataFrame:
     rows = with_families(scores[scores["metric"].isin(wanted)], scores).assign(kind="run")
     # The floors' own ways of sampling are told apart by their kind.
     floor = floors[floors["metric"].isin(wanted)].assign(family="", run=lambda f: f["kind"])
-    both = pd.concat([frame for frame in (rows, floor) if len(frame)], ignore_index=True)
+    filled = [frame for frame in (rows, floor) if len(frame)] or [rows]
+    both = pd.concat(filled, ignore_index=True)
     keys = ["kind", "run", "sampling"]
     judged = both[both["metric"] == "generative_perplexity"]
     judged = judged[[*keys, "value", "error"]].rename(
@@ -671,7 +672,8 @@ def published_vs_measured_data(
 ) -> pd.DataFrame:
     """Published and measured ratios to end to end, one row each."""
     parts = [published_data(published), measured_data(scores, setting)]
-    table = pd.concat([p.astype(object) for p in parts if len(p)], ignore_index=True)
+    filled = [part.astype(object) for part in parts if len(part)] or parts[:1]
+    table = pd.concat(filled, ignore_index=True)
     numbers = ["blocks", "value", "end_to_end", "ratio", "low", "high", "n_seeds"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
     table = table.assign(family=table["family"].fillna(""))
@@ -683,7 +685,9 @@ def published_vs_measured_data(
 @styled
 def published_vs_measured(data: pd.DataFrame, setting: dict[str, str]) -> Figure:
     """Ratios to end to end, MAUVE and perplexity: published hollow, measured filled, over B."""
-    title = FIGURES["published_vs_measured"] + f" (filled: {measured_on(setting)}; hollow: the "
+    title = (
+        FIGURES["text_published_vs_measured"] + f" (filled: {measured_on(setting)}; hollow: the "
+    )
     title += "paper's 12-layer networks)"
     if data.empty:
         return empty(title, "There is neither a published nor a measured score to show.")

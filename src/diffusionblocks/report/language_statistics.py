@@ -6,6 +6,8 @@ sequence is twice as long, and at equal tokens seen. Perplexities are compared b
 (means of logarithms), everything else by its difference.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -93,13 +95,9 @@ def budgets(scores: pd.DataFrame) -> pd.Series:
     return named.where(scores["method"] == "end_to_end", "")
 
 
-def _log_if_ratio(metric: str, values: pd.Series) -> pd.Series:
-    return np.log(values) if metric in RATIOS else values
-
-
-def _interval(metric: str, pairs: pd.DataFrame) -> Interval:
-    change = _log_if_ratio(metric, pairs["value"]) - _log_if_ratio(metric, pairs["value_baseline"])
-    return t_interval(change)
+def _interval(metric: str, pairs: np.ndarray) -> Interval:
+    values = np.log(pairs) if metric in RATIOS else pairs
+    return t_interval(values[:, 0] - values[:, 1])
 
 
 def match(metric: str, interval: Interval, better: str, baseline: float) -> str:
@@ -120,15 +118,18 @@ def match(metric: str, interval: Interval, better: str, baseline: float) -> str:
     return "worse" if best > 0 else "undecided"
 
 
-def _rows_of(frame: pd.DataFrame, configuration: dict) -> pd.DataFrame:
-    return frame[np.logical_and.reduce([frame[k] == v for k, v in configuration.items()])]
+def _paired(treated: list[dict], untreated: list[dict], on: str) -> np.ndarray:
+    """Values of two sets of rows side by side, [seeds, 2]: only those that are equal in ``on``.
 
-
-def _paired(treated: pd.DataFrame, untreated: pd.DataFrame, on: list[str]) -> pd.DataFrame:
-    keys = ["seed", "samples", "reference_samples", *on]
-    untreated = untreated.drop_duplicates(keys)
-    both = treated.merge(untreated, on=keys, suffixes=("", "_baseline"), validate="many_to_one")
-    return both[["seed", "value", "value_baseline"]]
+    Sample counts must agree too, since every score of samples depends on them.
+    """
+    keys = ("seed", "samples", "reference_samples", on)
+    partners: dict[tuple, float] = {}
+    for row in untreated:
+        partners.setdefault(tuple(row[k] for k in keys), row["value"])
+    named = [(tuple(row[k] for k in keys), row["value"]) for row in treated]
+    pairs = [(value, partners[key]) for key, value in named if key in partners]
+    return np.array(pairs, dtype=float).reshape(-1, 2)
 
 
 def _change(question: str, treatment: dict, baseline: dict) -> str:
@@ -142,29 +143,32 @@ def _change(question: str, treatment: dict, baseline: dict) -> str:
     return f"overlap {treatment['overlap']:g} − overlap {baseline['overlap']:g}"
 
 
-def _asked(frame: pd.DataFrame):
+def _asked(rows: list[dict]) -> Iterator[tuple[str, str, str, np.ndarray]]:
     """Every (question, name, case, pairs) that the rows of one score allow."""
-    every = frame[CONFIGURATION].drop_duplicates().to_dict("records")
-    whole = frame[frame["method"] == "end_to_end"]
-    blockwise = [c for c in every if c["method"] != "end_to_end"]
+    configured: dict[tuple, list[dict]] = {}
+    for row in rows:
+        configured.setdefault(tuple(row[k] for k in CONFIGURATION), []).append(row)
+    blockwise = [own[0] for own in configured.values() if own[0]["method"] != "end_to_end"]
+    whole = [row for row in rows if row["method"] == "end_to_end"]
     for question in ("layer_evaluations", "tokens_seen"):
-        for treatment in blockwise if len(whole) else ():
-            pairs = _paired(_rows_of(frame, treatment), whole, [question])
+        for treatment in blockwise if whole else ():
+            treated = configured[tuple(treatment[k] for k in CONFIGURATION)]
             case = describe(treatment)
-            yield question, f"{case} − end to end", case, pairs
+            yield question, f"{case} − end to end", case, _paired(treated, whole, question)
     for question, (treatments, baselines) in _ONE_COLUMN.items():
         for treatment in blockwise:
             value = treatment[question]
             if value in baselines or (treatments is not None and value not in treatments):
                 continue
+            treated = configured[tuple(treatment[k] for k in CONFIGURATION)]
             for other in baselines:
                 baseline = treatment | {question: other}
-                if baseline not in every:
+                untreated = configured.get(tuple(baseline[k] for k in CONFIGURATION))
+                if untreated is None:
                     continue
-                rows = _rows_of(frame, treatment), _rows_of(frame, baseline)
                 case = describe(treatment)
                 name = f"{_change(question, treatment, baseline)} ({case})"
-                yield question, name, case, _paired(*rows, ["layer_evaluations"])
+                yield question, name, case, _paired(treated, untreated, "layer_evaluations")
 
 
 def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
@@ -181,12 +185,12 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
     measured = measured.fillna({"samples": -1, "reference_samples": -1})
     score = ["metric", "better", "split", "sampling"]
     for (metric, better, split, sampling), group in measured.groupby(score, sort=False):
-        for question, name, case, pairs in _asked(group):
+        for question, name, case, pairs in _asked(group.to_dict("records")):
             interval = _interval(metric, pairs)
             shown = [interval.mean, interval.low, interval.high]
             ratio = metric in RATIOS
             effect, low, high = np.exp(shown) if ratio else shown
-            baseline = pairs["value_baseline"].mean()
+            baseline = pairs[:, 1].mean() if len(pairs) else np.nan
             rows.append(
                 {"question": question, "comparison": name, "case": case, "metric": metric}
                 | {"sampling": sampling, "split": split}
