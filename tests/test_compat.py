@@ -24,7 +24,7 @@ def find_spec(name, path=None, target=None):
     return None if name.split(".")[0] in blocked else found(name, path, target)
 
 
-machinery.PathFinder.find_spec = find_spec
+machinery.PathFinder.find_spec = staticmethod(find_spec)
 from diffusionblocks.cli import main
 
 for command in commands:
