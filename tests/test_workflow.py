@@ -58,7 +58,7 @@ def test_everything_promised_is_there(smoke):
     for name in ("scores", "floors", "validation_loss", "training", "curves", "sampling"):
         assert rows(smoke / f"tables/{name}.csv"), name
     for folder in ("figures", "memory/figures", "verdict/figures"):
-        assert {p.suffix for p in (smoke / folder).iterdir()} == {".svg", ".png", ".csv"}
+        assert {p.suffix for p in (smoke / folder).glob("[!.]*")} == {".svg", ".png", ".csv"}
     for notebook in ("image_quality", "memory", "verdict"):
         page = (smoke / f"report/{notebook}.html").read_text()
         assert "Traceback" not in page and "<img" in page

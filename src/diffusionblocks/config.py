@@ -226,41 +226,19 @@ class MemorySweep(_Section):
     blocks: tuple[PositiveInt, ...] | None = Field(
         None, description="the depth's divisors up to 6 when absent"
     )
-    batch_sizes: tuple[PositiveInt, ...]
+    batch_sizes: tuple[PositiveInt, ...] | None = Field(None, description="training's when absent")
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
     checkpointing: tuple[bool, ...] = (False, True)
     residents: tuple[Literal["own", "all"], ...] = ("own",)
     optimizer_states: tuple[Literal["resident", "offloaded"], ...] = ("resident",)
 
 
-def _memory_sweeps() -> dict[str, MemorySweep]:
-    """Measure the preset's own network in every way; plan what does not fit a laptop."""
-    return {
-        "fp32": MemorySweep(measure="always", batch_sizes=(8, 32, 128)),
-        "bf16": MemorySweep(measure="always", batch_sizes=(32,), precisions=("bf16",)),
-        "methods": MemorySweep(
-            measure="always",
-            methods=("blockwise_independent", "blockwise_interleaved"),
-            batch_sizes=(8,),
-            checkpointing=(False,),
-            residents=("own", "all"),
-            optimizer_states=("resident", "offloaded"),
-        ),
-        "dit_s2": MemorySweep(model="DiT-S/2", batch_sizes=(8, 512)),
-        "dit_l2": MemorySweep(model="DiT-L/2", batch_sizes=(8, 64, 512)),
-        "dit_l2_bf16": MemorySweep(model="DiT-L/2", batch_sizes=(512,), precisions=("bf16",)),
-        "dit_l2_resident": MemorySweep(
-            model="DiT-L/2", batch_sizes=(8, 512), checkpointing=(False,), residents=("all",)
-        ),
-    }
-
-
 class MemoryConfig(_Section):
     """What the memory tables hold. No run depends on it."""
 
-    sweeps: dict[Name, MemorySweep] = Field(default_factory=_memory_sweeps, min_length=1)
+    sweeps: dict[Name, MemorySweep] = Field({"own": MemorySweep()}, min_length=1)
     crossings: tuple[str, ...] = Field(
-        ("preset", "DiT-L/2"),
+        ("preset",),
         min_length=1,
         description="networks compared with checkpointing: the preset's, or a DiT by name",
     )

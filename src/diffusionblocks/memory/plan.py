@@ -61,8 +61,8 @@ def plan(point: Point) -> Plan:
 
     with mode:
         rehearsal = Rehearsal(point, torch.device("cpu"), allocate)
-        for block in rehearsal.blocks:
-            rehearsal.step(block)
+        for i, block in enumerate(rehearsal.blocks):
+            (rehearsal.step if i else rehearsal.first_step)(block)
             _label(lives, rehearsal.state)
             lives.label(HOST, rehearsal.host.copies)
         for state in rehearsal.neighbours:

@@ -241,7 +241,7 @@ def from_sweep(preset: Preset, name: str, sweep: MemorySweep) -> list[Point]:
 
     return grid(
         make,
-        batch_size=sweep.batch_sizes,
+        batch_size=sweep.batch_sizes or (preset.training.batch_size,),
         precision=sweep.precisions,
         activation_checkpointing=sweep.checkpointing,
         optimizer_state=sweep.optimizer_states,

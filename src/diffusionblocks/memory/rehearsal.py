@@ -84,16 +84,33 @@ class Rehearsal:
     def _neighbour(self, depth: int) -> TrainState:
         """Another block that was trained before and stays on the device; its gradients do not."""
         state = self._state(depth)
-        self._step(state, self.point.part.blocks[0])
+        self._update(state)
         for parameter in state.network.parameters():
             parameter.grad = None
         return state
+
+    def _update(self, state: TrainState) -> None:
+        """What a first step leaves (gradients and moments), without its passes."""
+        parameters = dict(state.network.named_parameters())
+        for parameter in parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        state.optimizer.update(parameters, self.point.run.training.learning_rate)
 
     def _step(self, state: TrainState, block: int) -> None:
         run = self.point.run
         batch = self._task.batch(block, 0)
         losses = step_losses(run, self.point.part, self._task, state.network, batch, block)
         train_step(state, losses, run.training.learning_rate, 0.9, run.training.clip_norm)
+
+    def first_step(self, block: int) -> None:
+        """One update of a block, for planning: where every parameter is reached, only its end.
+
+        A first step has no moments while activations are alive, so the next one needs more.
+        """
+        if len(self.point.part.blocks) == 1:
+            self._update(self.state)
+        else:
+            self.step(block)
 
     def step(self, block: int) -> None:
         """One update of a block."""

@@ -1,18 +1,30 @@
 """Figures of the verdict notebook: every claim's effect, and stability over learning rates."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from .statistics import METHOD_NAMES
-from .style import empty, finish, interval_note, log_axis, over_seeds, points, present, styled
+from .style import (
+    BLOCK_DASHES,
+    empty,
+    finish,
+    interval_note,
+    log_axis,
+    over_seeds,
+    points,
+    present,
+    styled,
+)
 
 #: Colour of every verdict; its word stands beside it.
 VERDICT_COLOURS = {
     "supported": "#0072B2",
     "contradicted": "#D55E00",
     "inconclusive": "#767676",
-    "not tested": "#767676",
+    "not tested": "#b5b5b5",
 }
 #: What a learning-rate sweep shows of a run, and how its axis is named.
 STABILITY_LABELS = {
@@ -111,9 +123,10 @@ def learning_rates(data: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(9.4, 2.9))
     for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         here = data[data["metric"] == metric]
+        dashes = itertools.cycle(BLOCK_DASHES)
         for (method, B), rows in here.groupby(["method", "blocks"], sort=False):
             name = METHOD_NAMES[method] + (f", B = {B}" if B > 1 else "")
-            points(ax, rows["learning_rate_scale"], rows, method, name)
+            points(ax, rows["learning_rate_scale"], rows, method, name, next(dashes))
         ax.set_xscale("log")
         log_axis(ax.xaxis, here["learning_rate_scale"])
         ax.set_xticks(sorted(set(here["learning_rate_scale"])))
