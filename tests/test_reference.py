@@ -88,9 +88,8 @@ def test_a_reference_that_cannot_be_kept_never_looks_whole(results, tmp_path, mo
     else:
         for path in (results / "runs/end_to_end-s0").glob("*.json"):
             path.unlink()
-    with pytest.raises(
-        UserError, match={"table": "curves", "size": "at most 10", "runs": "run"}[fault]
-    ):
+    says = {"table": "curves", "size": "at most 10", "runs": "no finished run"}
+    with pytest.raises(UserError, match=says[fault]):
         export(results, "cifar10", "efficientnet_lite0", output)
     assert not (output / "provenance.json").exists()
 

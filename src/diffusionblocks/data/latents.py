@@ -28,7 +28,7 @@ BATCH_SIZE = 32
 RECORD_EVERY = 1024
 
 
-class _Centred(torch.utils.data.Dataset):
+class _Centred:
     """Images of a table from number ``first`` on, cut out, with their labels."""
 
     def __init__(self, table: Any, first: int):
@@ -71,9 +71,10 @@ def _encode_split(
         done = record["done"] if record["identity"] == identity else 0
     moments = _array(unfinished["latents"], (count, 2 * CHANNELS, SIDE, SIDE), np.float16)
     labels = _array(unfinished["latent_labels"], (count,), np.int64)
-    loader = torch.utils.data.DataLoader(
-        _Centred(table, done), batch_size=BATCH_SIZE, num_workers=workers
-    )
+    # Imported here: every training job imports this module, and this takes it a second.
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(_Centred(table, done), batch_size=BATCH_SIZE, num_workers=workers)
     recorded = done
     for images, classes in loader:
         n = len(classes)
