@@ -343,6 +343,15 @@ slurmstepd: error: *** JOB 11 ON vm CANCELLED AT 2026-11-23T05:18:55 DUE TO TIME
     assert all("outlived its time limit" in reason for reason in found.values())
 
 
+def test_what_slurm_wrote_into_a_job_s_log_is_read():
+    """Snakemake shows the first log of several and stops where it is missing."""
+    text = ERROR.format(message="SLURM-job '7' failed, SLURM status is: 'FAILED'.", jobid=3)
+    text = text.replace("-block3.log (", "-block3.log, /r/slurm/7.log (")
+    logs = {"/r/slurm/7.log": "slurmstepd: error: Exceeded job memory limit\n"}
+    (failure,) = failures(text, lambda path: logs.get(path, ""))
+    assert failure.reason.startswith("it outgrew its memory limit")
+
+
 def test_a_sound_run_has_nothing_to_say():
     assert summary("Select jobs to execute...\n" + FINISHED.format(jobid=3)) == []
 

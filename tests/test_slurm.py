@@ -152,7 +152,7 @@ def test_a_cancelled_job_does_not_change_a_bit_of_the_sweep(cluster, tmp_path):
     assert f"recovered: train {run}-{part}: it was cancelled" in text
     # A job per block, and the cancelled one twice, the second time with twice the memory.
     assert sweep.submissions("train") == 6
-    first, second = cluster.memory(f"{run}_{part}")
+    first, second = cluster.asked(f"{run}_{part}")
     assert second == 2 * first
     # What takes seconds goes in groups: the scores of up to four runs in one.
     groups = {number: comment for number, comment in cluster.jobs().items() if "sample" in comment}
