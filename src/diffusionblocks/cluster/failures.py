@@ -89,7 +89,7 @@ class Failure:
 #: Snakemake does not pass on what a scheduler answers to a group of jobs.
 SILENT = (
     "it failed and its log does not say why; ask `squeue -t all` or `sacct`, and if it is one of a "
-    f"group that asks for too much lower group-components {PROFILE}, {AGAIN}"
+    f"group that asks for too much take its rule out of groups {PROFILE}, {AGAIN}"
 )
 
 #: Characters of a log that are read, from its end.
