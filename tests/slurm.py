@@ -177,7 +177,7 @@ class Slurm:
         lines = self.run("squeue", "-h", "-t", chosen, "-o", "%i %k").splitlines()
         return dict(line.split(" ", 1) for line in lines)
 
-    def memory(self, name):
+    def asked(self, name):
         """MiB that the jobs asked for whose comment holds a name, first to last."""
         lines = self.run("squeue", "-h", "-t", "all", "-S", "i", "-o", "%m %k").splitlines()
         return [int(line.split("M ")[0]) for line in lines if name in line]

@@ -5,6 +5,7 @@ answer stands in a message or at the end of the job's own log, which Snakemake p
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +89,11 @@ class Failure:
 #: Snakemake does not pass on what a scheduler answers to a group of jobs.
 SILENT = (
     "it failed and its log does not say why; ask `squeue -t all` or `sacct`, and if it is one of a "
-    f"group that asks for too much lower group-components {PROFILE}, {AGAIN}"
+    f"group that asks for too much take its rule out of groups {PROFILE}, {AGAIN}"
 )
 
+#: Characters of a log that are read, from its end.
+LAST = 20_000
 #: Where what was logged of a failed job begins, and where at the latest it ends.
 BEGINS = re.compile(r"^ *(?:message: )?Error in (?:rule|group) [\w-]+:?$", re.MULTILINE)
 ENDS = re.compile(
@@ -132,19 +135,36 @@ def _reason(section: str, rule: str) -> str | None:
     return fault[1] if fault else None
 
 
-def failures(log: str) -> list[Failure]:
+def last_words(path: str) -> str:
+    """The end of a log; "" where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")[-LAST:]
+    except OSError:
+        return ""
+
+
+def _with_logs(section: str, read: Callable[[str], str]) -> str:
+    """A section, then what stands in the logs that it names: Snakemake shows the first at most."""
+    named = re.findall(r"^ *log: (.+?)(?: \(check log|$)", section, re.MULTILINE)
+    files = [path for line in named for path in line.split(", ")]
+    return "\n".join([section, *(read(path) for path in files)])
+
+
+def failures(log: str, read: Callable[[str], str] = last_words) -> list[Failure]:
     """Every job that failed, in the order of their last failures.
 
     Args:
-        log: Snakemake's own log of a whole run, with the logs of failed jobs shown.
+        log: Snakemake's own log of a whole run.
+        read: from a log's path to its end.
     """
     found: dict[str, Failure] = {}
     for place, section in _sections(log):
+        words = _with_logs(section, read)
         for number, (rule, name) in _jobs(section).items():
             done = re.search(rf"^Finished jobid: {number} \(", log[place:], re.MULTILINE)
             known = found.get(number)
             # Snakemake lists a group's jobs again one by one, without the scheduler's answer.
-            reason = _reason(section, rule) or (known.reason if known else None)
+            reason = _reason(words, rule) or (known.reason if known else None)
             found.pop(number, None)
             found[number] = Failure(name, reason or SILENT, bool(done))
     return list(found.values())
