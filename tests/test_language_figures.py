@@ -281,6 +281,19 @@ def test_words_say_what_was_found(full, sparse):
     assert "of end to end" in speed[1]
 
 
+def test_one_network_has_one_speed_a_seed_however_long_it_was_trained(full):
+    generation = read_table(full, "generation")
+    found = ls.speeds(generation, "plain")
+    assert len(found) == 3 * (len(FULL) - 1)
+    plain = generation[(generation["sampling"] == "plain") & (generation["seed"] == 0)]
+    whole = plain.loc[plain["method"] == "end_to_end", "tokens_per_second"]
+    assert len(whole) == 2
+    mine = found[(found["method"] == "end_to_end") & (found["seed"] == 0)]
+    assert mine["tokens_per_second"].tolist() == pytest.approx([whole.mean()])
+    figure, data = figure_and_data("throughput", full)
+    assert set(data["n_seeds"]) == {3} and "over 3 seeds" in foot(figure)
+
+
 def test_words_warn_where_real_text_was_scored_on_another_count(full):
     scores, floors = read_table(full, "scores"), read_table(full, "floors")
     setting = read_setting(full)
@@ -298,7 +311,12 @@ def test_samples_are_shown_as_they_are(full):
     assert text.count("<th>") == 1 + len(FULL) + 2
     assert "for x in &lt;list&gt;" in text and "<list>" not in text
     assert " &amp; 0\n  y" in text and " &amp; 1" not in text  # first seed, white space kept
-    assert "iterations × 2" in text and "n-gram model" in text and " real text" in text
+    assert (
+        "B = 2, equal mass" in text
+        and "iterations × 2" in text
+        and "n-gram model" in text
+        and " real text" in text
+    )
     assert say.NOT_RUN in say.samples_table(pd.DataFrame())
 
 

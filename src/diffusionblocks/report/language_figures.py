@@ -551,8 +551,7 @@ def throughput_data(generation: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFr
         columns measure, those of a configuration without iterations_scale, family, sampling,
         steps, cache, prompts, new_tokens, mean, low, high, n_seeds, values.
     """
-    rows = generation[generation["sampling"] == main_sampling(generation)]
-    rows = with_families(rows, scores)
+    rows = with_families(ls.speeds(generation, main_sampling(generation)), scores)
     whole = rows["method"] == "end_to_end"
     rows["family"] = rows["family"].where(~whole, METHOD_NAMES["end_to_end"])
     keys = [c for c in ls.CONFIGURATION if c != "iterations_scale"]

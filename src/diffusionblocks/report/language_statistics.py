@@ -222,6 +222,19 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n_seeds"])
 
 
+def speeds(generation: pd.DataFrame, sampling: str) -> pd.DataFrame:
+    """Rows of one way of sampling, one a network and seed.
+
+    How long a network was trained does not matter to its speed: runs that differ in that alone
+    are one network, whose speed is their mean.
+    """
+    rows = generation[generation["sampling"] == sampling]
+    network = [c for c in CONFIGURATION if c != "iterations_scale"]
+    keys = [*network, "seed"]
+    mean = rows.groupby(keys, dropna=False)["tokens_per_second"].transform("mean")
+    return rows.assign(tokens_per_second=mean).drop_duplicates(keys, ignore_index=True)
+
+
 def amount(row: dict, value: float) -> str:
     """An effect in its own unit: "×1.31" or "+0.208 nats a token"."""
     if row["unit"] == "ratio":

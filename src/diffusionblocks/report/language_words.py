@@ -223,7 +223,7 @@ def diversity(scores: pd.DataFrame, floors: pd.DataFrame) -> list[str]:
 
 def speed(generation: pd.DataFrame, main: str) -> list[str]:
     """Tokens a second and layer passes a token of every configuration, beside end to end."""
-    rows = generation[generation["sampling"] == main]
+    rows = ls.speeds(generation, main)
     keys = [c for c in ls.CONFIGURATION if c != "iterations_scale"]
     whole = rows[rows["method"] == "end_to_end"]["tokens_per_second"].mean()
     sentences = []
@@ -233,7 +233,7 @@ def speed(generation: pd.DataFrame, main: str) -> list[str]:
         name = ls.describe(first | {"iterations_scale": 1})
         spread = ""
         if not math.isnan(found.low):
-            spread = f" (95 % interval {found.low:,.0f} to {found.high:,.0f})"
+            spread = f" (95 % interval {max(0, found.low):,.0f} to {found.high:,.0f})"
         beside = ""
         if first["method"] != "end_to_end" and whole > 0:
             beside = f", × {found.mean / whole:.2f} of end to end"
@@ -279,7 +279,8 @@ def samples_table(samples: pd.DataFrame, prompts: int = 3) -> str:
 
 
 def _column_name(row: dict) -> str:
-    name = ls.describe(row)
+    # The rows of real text have no B, which makes the column one of fractions.
+    name = ls.describe(row | {"blocks": int(row["blocks"])})
     if row["method"] == "end_to_end" and row["iterations_scale"] != 1:
         name += f", iterations × {row['iterations_scale']:g}"
     return f"{name} (seed {row['seed']:g})"
