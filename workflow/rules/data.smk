@@ -36,11 +36,14 @@ rule latents:
         ),
     log:
         f"{RESULTS}/logs/latents.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/latents.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
+        mem_mb=memory,
     params:
         settings=section_hash("data"),
         folder=f"{RESULTS}/data",

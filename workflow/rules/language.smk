@@ -56,6 +56,8 @@ rule text_data:
         ),
     log:
         f"{RESULTS}/logs/language/data.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/data.tsv"
     priority: 30
     conda:
         "../../envs/cpu.yaml"
@@ -76,6 +78,8 @@ rule text_train:
         metrics=f"{LANGUAGE}/runs/{{text_run}}/{{text_part}}.json",
     log:
         f"{RESULTS}/logs/language/train/{{text_run}}-{{text_part}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/train/{{text_run}}-{{text_part}}.tsv"
     # Every score waits for the judge.
     priority: lambda wildcards: 25 if JUDGE and wildcards.text_run == JUDGE.name else 10
     conda:
@@ -83,6 +87,7 @@ rule text_train:
     threads: TEXT_THREADS
     resources:
         gpu=TEXT_GPU,
+        mem_mb=memory,
     params:
         hash=lambda wildcards: TEXT_RUNS[wildcards.text_run].hash,
         data=f"{LANGUAGE}/data",
@@ -104,6 +109,8 @@ rule text_assemble:
         f"{LANGUAGE}/runs/{{text_run}}/manifest.json",
     log:
         f"{RESULTS}/logs/language/assemble/{{text_run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/assemble/{{text_run}}.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -127,11 +134,14 @@ rule text_generate:
         ),
     log:
         f"{RESULTS}/logs/language/generate/{{text_run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/generate/{{text_run}}.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: TEXT_THREADS
     resources:
         gpu=TEXT_GPU,
+        mem_mb=memory,
     params:
         settings=text_hash("generation"),
         names=" ".join(TEXT.generation),
@@ -150,11 +160,14 @@ rule text_floor:
         f"{LANGUAGE}/floor.json",
     log:
         f"{RESULTS}/logs/language/floor.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/floor.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: TEXT_THREADS
     resources:
         gpu=TEXT_GPU,
+        mem_mb=memory,
     params:
         settings=text_hash("generation", "evaluation"),
         data=f"{LANGUAGE}/data",
@@ -178,11 +191,14 @@ rule text_score:
         f"{LANGUAGE}/runs/{{text_run}}/scores.json",
     log:
         f"{RESULTS}/logs/language/score/{{text_run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/score/{{text_run}}.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: TEXT_THREADS
     resources:
         gpu=TEXT_GPU,
+        mem_mb=memory,
     params:
         settings=text_hash("evaluation"),
         data=f"{LANGUAGE}/data",
@@ -204,6 +220,8 @@ rule text_tables:
         expand("{language}/tables/{table}.csv", language=LANGUAGE, table=TEXT_TABLES),
     log:
         f"{RESULTS}/logs/language/tables.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/tables.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -217,8 +235,8 @@ rule text_tables:
 rule language_notebook:
     input:
         tables=rules.text_tables.output,
-        notebook="notebooks/language_quality.ipynb",
-        published="workflow/config/published.csv",
+        notebook=local("notebooks/language_quality.ipynb"),
+        published=local("workflow/config/published.csv"),
     output:
         notebook=f"{RESULTS}/report/language_quality.ipynb",
         page=f"{RESULTS}/report/language_quality.html",
@@ -231,6 +249,8 @@ rule language_notebook:
         summary=directory(f"{LANGUAGE}/summary"),
     log:
         f"{RESULTS}/logs/language/notebook.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/language/notebook.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
