@@ -21,7 +21,7 @@ PRESETS = ROOT / "workflow/config/presets"
 #: As published, but for what a CPU and a test can do in a minute.
 TINY = [
     "training.iterations=1", "training.batch_size=1", "training.compile=false",
-    "compute.device=cpu", "compute.threads=1",
+    "training.precision=fp32", "compute.device=cpu", "compute.threads=1",
 ]  # fmt: skip
 #: DiT-L/2 whole: weights, gradients, two moments and an average of 458 M numbers, and the rest.
 WHOLE_BYTES = 11e9
