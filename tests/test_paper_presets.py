@@ -21,7 +21,7 @@ PRESETS = ROOT / "workflow/config/presets"
 #: As published, but for what a CPU and a test can do in a minute.
 TINY = [
     "training.iterations=1", "training.batch_size=1", "training.compile=false",
-    "compute.device=cpu", "compute.threads=1",
+    "training.precision=fp32", "compute.device=cpu", "compute.threads=1",
 ]  # fmt: skip
 #: DiT-L/2 whole: weights, gradients, two moments and an average of 458 M numbers, and the rest.
 WHOLE_BYTES = 11e9
@@ -149,12 +149,14 @@ def test_one_real_step_of_a_block_on_imagenet(latents, tmp_path):
 
 @pytest.mark.slow
 def test_one_real_step_of_the_whole_network_on_imagenet(latents, tmp_path):
+    if "WHOLE_NETWORK" not in os.environ:
+        pytest.skip("takes 10 GB of memory and some minutes; set WHOLE_NETWORK=1 to run it")
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if available < WHOLE_BYTES:
         pytest.skip(f"needs {WHOLE_BYTES / 1e9:.0f} GB of memory, found {available / 1e9:.0f}")
     data, overrides = latents
     command = [sys.executable, "-c", WHOLE, PRESETS / "imagenet256.yaml", data, tmp_path]
-    done = subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-2000:]
     numbers, kibibytes = map(int, done.stdout.split())
     assert numbers > 455e6 and 1024 * kibibytes < WHOLE_BYTES
