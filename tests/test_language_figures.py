@@ -266,12 +266,18 @@ def test_words_say_what_was_found(full, sparse):
     assert bound.startswith("**Likelihood bound**: 1 of 5 block-wise configurations match")
     assert "the best is B = 2" in bound and "95 % interval" in bound and "3 seeds" in bound
     assert "4 are worse" in mauve and "×" in perplexity
-    assert len(say.matches(table, "plain")) == 15
+    cells = say.match_table(table, "plain").set_index("blocks − end to end, or their ratio")
+    assert cells.shape == (5, 3)
+    two = cells.loc["B = 2, equal mass, overlap 0.1, frozen embedding"]
+    assert all(cell.startswith("matches: ") and "95 % interval" in cell for cell in two)
+    assert all(cell.startswith("worse: ") for cell in cells["likelihood bound"].iloc[1:])
     assert "2 of" not in bound and "not tested" in say.headline(table, "missing")[1]
     assert say.answers(table, "overlap", "plain") == [say.NOT_RUN]
     one = ls.comparisons(read_table(sparse, "scores"))
     assert "fewer than two seeds" in say.headline(one, "plain")[0]
-    assert "one seed" in say.matches(one, "plain")[0]
+    assert "one seed" in say.match_table(one, "plain")["MAUVE"].iloc[0]
+    assert say.match_table(one, "plain", "tokens_seen")["MAUVE"].iloc[0].startswith("not tested")
+    assert say.match_table(table.iloc[:0], "plain").empty
     assert MATCHED_NOTE in say.diversity(scores, floors)[0]
     assert "distinct-2 = 0.602" in say.diversity(scores, floors)[1]
     calibration = say.calibration(read_table(full, "bound_curve"), scores)
@@ -308,7 +314,7 @@ def test_words_warn_where_real_text_was_scored_on_another_count(full):
 def test_samples_are_shown_as_they_are(full):
     text = say.samples_table(read_table(full, "samples"), prompts=2)
     assert text.count("<tr>") == 3
-    assert text.count("<th>") == 1 + len(FULL) + 2
+    assert text.count("<th ") == 1 + len(FULL) + 2
     assert "for x in &lt;list&gt;" in text and "<list>" not in text
     assert " &amp; 0\n  y" in text and " &amp; 1" not in text  # first seed, white space kept
     assert (

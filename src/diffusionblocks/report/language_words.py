@@ -6,16 +6,9 @@ import math
 import pandas as pd
 
 from . import language_statistics as ls
-from .statistics import CONFIDENCE, METHOD_NAMES, NOT_TESTED, t_interval
+from .statistics import CONFIDENCE, METHOD_NAMES, t_interval
 
 NOT_RUN = "Not tested: this preset has no runs that answer it."
-_MATCH_WORDS = {
-    "better": "better",
-    "matches": f"matches (at most {100 * ls.MATTERS:g} % worse)",
-    "worse": "does not match (worse)",
-    "undecided": "undecided (few seeds or a wide interval)",
-    NOT_TESTED: NOT_TESTED,
-}
 
 
 def main_sampling(scores: pd.DataFrame) -> str:
@@ -122,24 +115,26 @@ def _holds(row: dict) -> str:
     return f"; the difference {kept} after Holm's correction ({p})"
 
 
-def matches(table: pd.DataFrame, main: str, question: str = "layer_evaluations") -> list[str]:
-    """Whether blocks match end to end in bound, MAUVE and judged perplexity, with intervals.
+def match_table(
+    table: pd.DataFrame, main: str, question: str = "layer_evaluations"
+) -> pd.DataFrame:
+    """Whether blocks match end to end: a row a configuration, a column a metric, with intervals.
 
     Args:
         table: of :func:`language_statistics.comparisons`.
         main: the way of sampling that MAUVE is read at.
         question: at what the two are equal, layer_evaluations or tokens_seen.
     """
-    sentences = []
+    cells: dict[str, dict[str, str]] = {}
     for metric in ls.MAIN_METRICS:
         rows = _rows(table, question, metric, _sampling_of(metric, table, main))
         for row in rows.to_dict("records"):
-            words = _MATCH_WORDS[row["match"]]
-            sentences.append(
-                f"**{ls.METRIC_NAMES[metric]}, {row['case']}: {words}.** {ls.change(row)}"
-                f"{_holds(row)}."
-            )
-    return sentences or [NOT_RUN]
+            lost = row["p_holm"] >= 1 - CONFIDENCE and row["reading"] in ("better", "worse")
+            word = row["match"] + (" (the difference not after Holm's correction)" if lost else "")
+            cell = cells.setdefault(row["case"], {})
+            cell[ls.METRIC_NAMES[metric]] = f"{word}: {ls.change(row)}"
+    frame = pd.DataFrame.from_dict(cells, orient="index").fillna("not tested")
+    return frame.rename_axis("blocks − end to end, or their ratio").reset_index()
 
 
 def headline(table: pd.DataFrame, main: str, question: str = "layer_evaluations") -> list[str]:
@@ -273,6 +268,7 @@ def samples_table(samples: pd.DataFrame, prompts: int = 3) -> str:
             text = rows.loc[rows["number"] == number, "text"]
             cells.append(text.iloc[0] if len(text) else "")
         body.append("".join(f"<td>{_visible(cell)}</td>" for cell in cells))
+    head = head.replace("<th>", '<th style="text-align: left; vertical-align: top">')
     style = "text-align: left; vertical-align: top; min-width: 13em; white-space: pre-wrap"
     rows = "".join(f"<tr>{line}</tr>" for line in body).replace("<td>", f'<td style="{style}">')
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
