@@ -25,7 +25,8 @@ def open_images(config: DataConfig, split: str) -> Any:
 
     datasets.disable_progress_bars()
     if config.path is None:
-        source, arguments = HUB, {"path": HUB, "split": HUB_SPLITS[split]}
+        source = f"{HUB} at {config.revision}"
+        arguments = {"path": HUB, "split": HUB_SPLITS[split], "revision": config.revision}
     else:
         source = config.path / FOLDERS[split]
         if not source.is_dir():
