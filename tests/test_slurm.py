@@ -184,6 +184,9 @@ def test_what_a_cluster_refuses_or_kills_is_named_and_the_rest_goes_on(cluster, 
         cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=1")
         sweep.wait(lambda: cluster.states()[number] == "TIMEOUT", "the end of its time")
         number = sweep.running(f"{SPLIT}_block2")
+        # The node takes with it whatever it runs: first let through what is to go on.
+        whole = sweep.results / "runs" / INTERLEAVED / "manifest.json"
+        sweep.wait(whole.exists, "the manifest of the run that nothing befalls")
         cluster.stop_node()
         sweep.wait(lambda: cluster.states()[number] == "NODE_FAIL", "the loss of the node")
         cluster.slurmd()
