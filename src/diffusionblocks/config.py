@@ -69,6 +69,8 @@ def _local(path: Path) -> Path:
 
 
 LocalPath = Annotated[Path, AfterValidator(_local)]
+#: A model or tokeniser of the hub, or a local file or folder.
+HubName = Annotated[str, AfterValidator(lambda name: str(_local(Path(name))) and name)]
 #: A published DiT by name; it stands in names of files and on command lines.
 Model = Annotated[str, Field(pattern=r"^DiT-(S|B|L|XL)/[248]$")]
 
@@ -88,7 +90,7 @@ class DataConfig(_Section):
         description="folder with {train,test}.parquet, or for imagenet256 with train/CLASS and "
         "val/CLASS folders of images; the hub set when absent",
     )
-    autoencoder: str | None = Field(
+    autoencoder: HubName | None = Field(
         None, description="of a latent set: an AutoencoderKL, as a folder or a name of the hub"
     )
     scored_images: PositiveInt | None = Field(
@@ -447,20 +449,15 @@ class TextDataConfig(_Section):
     """Which text, and where it comes from."""
 
     name: Literal["pydoc_topics", "parquet", "lm1b", "openwebtext"]
-    path: Path | None = Field(
+    path: LocalPath | None = Field(
         None, description="folder with train, validation and test .parquet, for name parquet"
     )
-    column: str = Field("text", description="the parquet column that holds the text")
+    column: str = Field(
+        "text", pattern=r"^\w[\w .-]*$", description="the parquet column that holds the text"
+    )
     max_documents: PositiveInt | None = Field(
         None, description="documents of every file or stream to read; all when absent"
     )
-
-    @field_validator("path")
-    @classmethod
-    def _printable(cls, path: Path | None) -> Path | None:
-        if path is not None and not str(path).isprintable():
-            raise ValueError("a path of printable characters is expected; rename the folder")
-        return path
 
     @model_validator(mode="after")
     def _path_where_needed(self):
@@ -477,7 +474,7 @@ class TokenizerConfig(_Section):
 
     kind: Literal["characters", "bpe", "hub"] = "characters"
     vocabulary: int | None = Field(None, ge=257, description="tokens that bpe is trained to have")
-    name: str | None = Field(None, description="a tokeniser of the hub, for kind hub")
+    name: HubName | None = Field(None, description="a tokeniser of the hub, for kind hub")
 
     @model_validator(mode="after")
     def _complete(self):
@@ -535,7 +532,7 @@ class GenerationConfig(_Section):
 class JudgeConfig(_Section):
     """Who judges generated text: a hub model, or a transformer trained on documents kept apart."""
 
-    name: str | None = Field(None, description="a causal model of the hub")
+    name: HubName | None = Field(None, description="a causal model of the hub")
     iterations: PositiveInt | None = Field(
         None, description="updates of an own judge shaped like the preset's network"
     )
@@ -591,7 +588,7 @@ class TextRun(RunConfig):
     tokenizer: TokenizerConfig
     network: GPTConfig
     embedding: Literal["frozen", "joint", "from_checkpoint"] | None
-    embedding_checkpoint: Path | None = None
+    embedding_checkpoint: LocalPath | None = None
     iterations_scale: PositiveFloat = 1.0
     split: Literal["train", "judge"] = "train"
 
@@ -642,7 +639,7 @@ class LanguageConfig(_Section):
     network: GPTConfig
     noise: NoiseConfig = NoiseConfig()
     training: TrainingConfig
-    embedding_checkpoint: Path | None = Field(
+    embedding_checkpoint: LocalPath | None = Field(
         None, description="weights whose token table from_checkpoint takes over"
     )
     generation: dict[Name, GenerationConfig] = Field(min_length=1)
