@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import LATENT_SETS, Preset, RunConfig
+from .config import LATENT_SETS, LanguageConfig, Preset, RunConfig
 from .errors import UserError
 from .parts import part_of
 from .records import number, read_record
 
 #: Lines of a failed job's log that are shown.
 TAIL = 6
-STAGES = ("data", "train", "sample", "evaluate", "memory", "report")
+STAGES = ("data", "train", "sample", "evaluate", "language", "memory", "report")
 FAULT = re.compile(r"^(Traceback \(most recent call last\)|diffusionblocks: )", re.MULTILINE)
 
 
@@ -56,11 +56,34 @@ def jobs_of(preset: Preset, results: Path) -> Iterator[Job]:
     for sweep in preset.memory.sweeps:
         table = memory / f"tables/{sweep}.csv"
         yield Job("memory", sweep, table, logs / f"memory/{sweep}.log")
+    for network in preset.memory.crossings:
+        name = "crossing-" + re.sub(r"\W+", "_", network).lower()
+        yield Job("memory", name, memory / f"{name}.csv", logs / f"memory/{name}.log")
     yield Job("memory", "inference", memory / "inference.csv", logs / "memory/inference.log")
     yield Job("memory", "notebook", results / "report/memory.html", logs / "memory/notebook.log")
+    if preset.language is not None:
+        yield from language_jobs(preset.language, results)
     yield Job("report", "claims", results / "tables/claims.csv", logs / "claims.log")
     yield Job("report", "verdict", results / "report/verdict.html", logs / "verdict.log")
     yield Job("report", "site", results / "report/index.html", logs / "site.log")
+
+
+def language_jobs(language: LanguageConfig, results: Path) -> Iterator[Job]:
+    """Every job of the language half."""
+    folder, logs, judge = results / "language", results / "logs/language", language.judge()
+    yield Job("language", "data", folder / "data/text.json", logs / "data.log")
+    for run in [*language.runs(), *([judge] if judge else [])]:
+        own = folder / "runs" / run.name
+        for name in run.parts:
+            log = logs / "train" / f"{run.name}-{name}.log"
+            yield Job("language", f"{run.name} {name}", own / f"{name}.json", log, 1.0, run.hash)
+        if run is not judge:
+            log = logs / "score" / f"{run.name}.log"
+            yield Job("language", f"{run.name} scores", own / "scores.json", log, 1.0, run.hash)
+    yield Job("language", "floor", folder / "floor.json", logs / "floor.log")
+    yield Job("language", "tables", folder / "tables/setting.csv", logs / "tables.log")
+    page = results / "report/language_quality.html"
+    yield Job("language", "notebook", page, logs / "notebook.log")
 
 
 def run_jobs(run: RunConfig, preset: Preset, results: Path) -> Iterator[Job]:

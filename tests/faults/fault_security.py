@@ -399,7 +399,9 @@ def set_to(value: str) -> str:
 
 def test_paths_of_a_preset_reach_the_shell_quoted(faults, tmp_path):
     """The words of every planned command are those that were meant, the worst value among them."""
-    settings = {"data.path": f"{tmp_path}/{WORST}", "evaluation.extractor_weights": WORST}
+    worst = tmp_path / WORST
+    worst.touch()  # Snakemake plans with files that are there
+    settings = {"data.path": str(worst), "evaluation.extractor_weights": str(worst)}
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     with faults("hostile value", "commands of every job") as row:
         done = dry(tmp_path, "preset=cifar10_small", set_to(shlex.join(overrides)))
@@ -415,7 +417,8 @@ def test_paths_of_a_preset_reach_the_shell_quoted(faults, tmp_path):
             if "--set" in words:
                 assert overrides[0] in words
             row["times"] += 1
-        assert sum(WORST in " ".join(shlex.split(c)) for c in commands) > 5
+        # The weights go to the floor and the evaluations as they are, in --set as YAML.
+        assert sum(WORST in " ".join(shlex.split(c)) for c in commands) >= 4
 
 
 def test_a_hostile_path_runs_nothing(faults, tmp_path):

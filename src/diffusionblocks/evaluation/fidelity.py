@@ -145,7 +145,7 @@ def reference_features(
     cached = _read_cached(path, key)
     if cached is None:
         cached = features(images, extractor, weights, device)
-        save_tensors(path, {"features": cached}, {"key": key, "sha256": _bytes_digest(cached)})
+        save_tensors(path, {"features": cached}, _vouching(key, cached))
     return cached
 
 
@@ -157,12 +157,12 @@ def _read_cached(path: Path, key: str) -> Tensor | None:
     # An empty file cannot be mapped: an OSError or a ValueError.
     except (OSError, ValueError, SafetensorError):
         return None
-    return found if said == {"key": key, "sha256": _bytes_digest(found)} else None
+    return found if said == _vouching(key, found) else None
 
 
-def _bytes_digest(tensor: Tensor) -> str:
-    """SHA-256 of the bytes of a tensor on the CPU."""
-    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
+def _vouching(key: str, features: Tensor) -> dict[str, str]:
+    """What a cached file says of itself; one entry, as safetensors keeps no order of several."""
+    return {"key": f"{key}/{hashlib.sha256(features.contiguous().numpy().data).hexdigest()}"}
 
 
 @dataclass(frozen=True)
