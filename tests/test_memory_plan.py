@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffusionblocks.cli import main
+from diffusionblocks.config import GPTConfig
 from diffusionblocks.memory import budget
 from diffusionblocks.memory.formula import formula
 from diffusionblocks.memory.live import LABELS
@@ -16,6 +17,7 @@ from diffusionblocks.memory.plan import plan
 from diffusionblocks.memory.point import Images, dit, from_preset, from_sizes, with_training
 from diffusionblocks.memory.rehearsal import Rehearsal
 from diffusionblocks.memory.table import parse_size, size_text, with_ratios
+from diffusionblocks.memory.text_point import text_point
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"layers": 6, "width": 16, "heads": 2, "patch": 4}
@@ -370,3 +372,44 @@ def test_measuring_on_cuda_without_cuda_is_one_line(capsys):
     assert main(["memory", "measure", *arguments]) == 2
     error = capsys.readouterr().err
     assert "finds no CUDA device" in error and error.count("\n") == 1
+
+
+# --- a language model ---------------------------------------------------------------------------
+
+TEXT = {"layers": 6, "width": 32, "heads": 2, "context_length": 24}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(("blocks", "embedding"), [(2, "frozen"), (6, "frozen")])
+def test_a_language_block_is_planned_as_the_allocator_counts(blocks, embedding, kept):
+    network = GPTConfig(**TEXT)
+    training = {"batch_size": 4, "activation_checkpointing": kept}
+    point = text_point(network, 50, blocks, embedding, **training)
+    measured = measure_here(point, torch.device("cpu"), 0)["measured_bytes"]
+    assert plan(point).peak == pytest.approx(measured, rel=0.03 if kept else 0)
+
+
+def test_the_plain_language_model_is_planned_as_the_allocator_counts():
+    point = text_point(GPTConfig(**TEXT), 50, 1, None, batch_size=4)
+    measure_here(point, torch.device("cpu"), 0)  # what a process makes once only
+    assert measure_here(point, torch.device("cpu"), 0)["measured_bytes"] == plan(point).peak
+
+
+def test_language_blocks_see_a_sequence_twice():
+    network = GPTConfig(**TEXT)
+    whole = plan(text_point(network, 50, 1, None, batch_size=4)).labels["activations"]
+    blocks = {B: plan(text_point(network, 50, B, "frozen", batch_size=4)).labels for B in (2, 3)}
+    assert blocks[2]["activations"] > 0.9 * whole  # half of the layers, about twice as much each
+    assert blocks[3]["activations"] < blocks[2]["activations"]
+
+
+def test_the_language_command_writes_ratios_to_the_plain_network(tmp_path, capsys):
+    path = tmp_path / "text.csv"
+    preset = ["--preset", str(ROOT / "workflow/config/presets/smoke.yaml")]
+    assert main(["memory", "text", *preset, "--csv", str(path)]) == 0
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["blocks"] for row in rows[:4]] == ["1", "2", "3", "6"]
+    assert rows[0]["ratio"] == "1.0" and float(rows[3]["ratio"]) < float(rows[1]["ratio"])
+    assert main(["memory", "text", *preset, "--set", "memory.text=null"]) == 2
+    assert "expected memory.text" in capsys.readouterr().err

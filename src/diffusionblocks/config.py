@@ -301,6 +301,37 @@ class MemorySweep(_Section):
     optimizer_states: tuple[Literal["resident", "offloaded"], ...] = ("resident",)
 
 
+class GPTConfig(_Section):
+    """Decoder sizes; the published one is layers 12, width 768, heads 12."""
+
+    layers: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    context_length: int = Field(ge=2)
+    mlp_width: PositiveInt | None = Field(
+        None, description="hidden width of SwiGLU; 8/3 of the width, rounded up to 8, when absent"
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"width {self.width} over heads {self.heads} must be a whole, even number "
+                "(rotary positions turn pairs); change width"
+            )
+        return self
+
+
+class MemoryText(_Section):
+    """Points of the language memory table, all planned: the lists are crossed with each other."""
+
+    network: GPTConfig
+    vocabulary: Size = Field(description="tokens that the tokeniser would have")
+    batch_sizes: tuple[PositiveInt, ...] = Field(min_length=1)
+    precisions: tuple[Literal["fp32", "bf16"], ...] = Field(("fp32",), min_length=1)
+    checkpointing: tuple[bool, ...] = Field((False, True), min_length=1)
+
+
 class MemoryConfig(_Section):
     """What the memory tables hold. No run depends on it."""
 
@@ -310,6 +341,7 @@ class MemoryConfig(_Section):
         min_length=1,
         description="networks compared with checkpointing: the preset's, or a DiT by name",
     )
+    text: MemoryText | None = Field(None, description="a language model to plan as well")
     timed_steps: PositiveInt = 6
     sampling_steps: PositiveInt = 20
     sampling_batch_size: PositiveInt = 100
@@ -483,27 +515,6 @@ class TokenizerConfig(_Section):
             if (getattr(self, key) is not None) != (key in wanted):
                 verb = "needs" if key in wanted else "takes no"
                 raise ValueError(f"tokenizer kind {self.kind} {verb} {key}; mend tokenizer.{key}")
-        return self
-
-
-class GPTConfig(_Section):
-    """Decoder sizes; the published one is layers 12, width 768, heads 12."""
-
-    layers: PositiveInt
-    width: PositiveInt
-    heads: PositiveInt
-    context_length: int = Field(ge=2)
-    mlp_width: PositiveInt | None = Field(
-        None, description="hidden width of SwiGLU; 8/3 of the width, rounded up to 8, when absent"
-    )
-
-    @model_validator(mode="after")
-    def _divisible(self):
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"width {self.width} over heads {self.heads} must be a whole, even number "
-                "(rotary positions turn pairs); change width"
-            )
         return self
 
 

@@ -60,6 +60,8 @@ def jobs_of(preset: Preset, results: Path) -> Iterator[Job]:
         name = "crossing-" + re.sub(r"\W+", "_", network).lower()
         yield Job("memory", name, memory / f"{name}.csv", logs / f"memory/{name}.log")
     yield Job("memory", "inference", memory / "inference.csv", logs / "memory/inference.log")
+    if preset.memory.text is not None:
+        yield Job("memory", "text", memory / "text.csv", logs / "memory/text.log")
     yield Job("memory", "notebook", results / "report/memory.html", logs / "memory/notebook.log")
     if preset.language is not None:
         yield from language_jobs(preset.language, results)

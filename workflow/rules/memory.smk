@@ -77,11 +77,27 @@ rule memory_inference:
         "--device {params.device} --threads {threads} --csv {output} > {log} 2>&1"
 
 
+rule memory_text:
+    output:
+        f"{MEMORY}/text.csv",
+    log:
+        f"{RESULTS}/logs/memory/text.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/memory/text.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=digest(PRESET.memory.model_dump(mode="json", include={"text"})),
+    shell:
+        "{CLI} memory text {SELECT} --csv {output} > {log} 2>&1"
+
+
 rule memory_notebook:
     input:
         sweeps=expand("{memory}/tables/{sweep}.csv", memory=MEMORY, sweep=PRESET.memory.sweeps),
         crossings=expand("{memory}/crossing-{network}.csv", memory=MEMORY, network=CROSSINGS),
         inference=f"{MEMORY}/inference.csv",
+        text=[f"{MEMORY}/text.csv"] if PRESET.memory.text else [],
         notebook=local("notebooks/memory.ipynb"),
     output:
         notebook=f"{RESULTS}/report/memory.ipynb",

@@ -146,6 +146,8 @@ def jobs_of(preset: Preset) -> list[Job]:
         for c in preset.memory.crossings
     ]
     memory.append(Job("memory/inference", "memory_inference", "memory inference"))
+    if preset.memory.text is not None:
+        memory.append(Job("memory/text", "memory_text", "memory text"))
     sweeps = tuple(job.name for job in memory if job.rule == "memory_sweep")
     whole = tuple(job.name for job in memory)
     jobs += [*memory, Job("memory/notebook", "memory_notebook", "memory notebook", needs=whole)]

@@ -226,6 +226,25 @@ def run_sweep(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None
     table.write_rows(table.with_ratios(rows), a.csv, None)
 
 
+def run_text(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
+    """Verb ``memory text``: plan the language model that a preset's memory section names."""
+    from .plan import plan
+    from .text_point import text_points
+
+    text = read_preset(a).memory.text
+    if text is None:
+        raise UserError("the preset names no language model to plan; expected memory.text: set it")
+    points = list(text_points(text))
+    rows = [point.columns() | plan(point).columns() for point in points]
+    settings = ("batch_size", "precision", "checkpointing")
+    whole = {tuple(r[k] for k in settings): r["planned_bytes"] for r in rows if r["blocks"] == 1}
+    for row in rows:
+        row["ideal_ratio"] = 1 / row["blocks"]
+        row["ratio"] = row["planned_bytes"] / whole[tuple(row[k] for k in settings)]
+    print(table.text(rows, ["planned_bytes", "ratio", "ideal_ratio"]))
+    table.write_rows(rows, a.csv, None)
+
+
 def run_crossing(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
     """Verb ``memory crossing``."""
     from .crossing import crossing_rows
@@ -315,3 +334,7 @@ def add_memory(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]) 
     p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace settings of the preset")
     p.add_argument("--sweep", required=True, help="name of one of its memory.sweeps")
     p.add_argument("--csv", type=Path, required=True, help="write the table here")
+    p = kind("text", run_text, "plan the language model that a preset's memory section names")
+    p.add_argument("--preset", required=True, help="name or YAML file of a preset")
+    p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace settings of the preset")
+    p.add_argument("--csv", type=Path, help="write the table here")

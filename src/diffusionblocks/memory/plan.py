@@ -14,6 +14,7 @@ from ..training.step import TrainState
 from .live import HOST, LiveFakeTensors, Lives
 from .point import Point
 from .rehearsal import Rehearsal
+from .text_point import TextPoint
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _label(lives: Lives, state: TrainState) -> None:
     lives.label("optimizer_state", moments)
 
 
-def plan(point: Point) -> Plan:
+def plan(point: Point | TextPoint) -> Plan:
     """The peak of a point's training step by what it is for."""
     mode = LiveFakeTensors()
     lives = mode.lives

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from ..networks.dit import DiT
+from ..networks.gpt import Decoder
 from ..preconditioning import Preconditioning
 from ..tasks.images import ImageBatch, ImageTask, dit_shape
+from ..tasks.language import LanguageTask, NoisyTokenBatch, TokenBatch, build
 from ..training.loop import step_losses
 from ..training.offload import HostState, host_like
 from ..training.step import TrainState, new_state, train_step
 from .point import Images, Point
+from .text_point import TextPoint
 
 
 class BareTask(ImageTask):
@@ -43,6 +46,38 @@ class BareTask(ImageTask):
             )
 
 
+class BareText(LanguageTask):
+    """The language task without a text: the same networks and losses on tokens that are all 0."""
+
+    def __init__(self, point: TextPoint, device: torch.device):
+        self.run = point.run
+        self.device = device
+        self.vocabulary = point.vocabulary
+        self.preconditioning = Preconditioning(point.run.noise.sigma_data)
+        # Says that the task denoises; the network's own table is the one that is read.
+        self.table = None if point.run.embedding is None else torch.empty(0, device=device)
+
+    def network(self, layers: int, *key: int | str) -> Decoder:
+        """A network of that many layers with PyTorch's own initial weights."""
+        with self.device:
+            return build(self.run, self.vocabulary, layers)
+
+    def batch(self, block: int, iteration: int) -> TokenBatch | NoisyTokenBatch:
+        """What :meth:`LanguageTask.batch` returns, with zeros for tokens and noise, at σ = 1."""
+        network, n = self.run.network, self.run.training.batch_size
+        shape = (n, network.context_length)
+        with torch.no_grad():
+            tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
+            if self.table is None:
+                return TokenBatch(tokens)
+            eps = torch.zeros((*shape, network.width), device=self.device)
+            return NoisyTokenBatch(tokens, torch.ones(n, device=self.device), eps)
+
+
+#: Every task without its data.
+BARE = {"images": BareTask, "language": BareText}
+
+
 class Rehearsal:
     """Everything that a training job of a point holds, and its step.
 
@@ -53,12 +88,12 @@ class Rehearsal:
 
     def __init__(
         self,
-        point: Point,
+        point: Point | TextPoint,
         device: torch.device,
         allocate: Callable[[Tensor], Tensor] = host_like,
     ):
         self.point = point
-        self._task = BareTask(point, device)
+        self._task = BARE[point.run.task](point, device)
         self.neighbours = [self._neighbour(depth) for depth in point.neighbours]
         self.state = self._state(point.part.depth)
         offloaded = point.run.training.optimizer_state == "offloaded"
@@ -91,7 +126,8 @@ class Rehearsal:
 
     def _update(self, state: TrainState) -> None:
         """What a first step leaves (gradients and moments), without its passes."""
-        parameters = dict(state.network.named_parameters())
+        named = state.network.named_parameters()
+        parameters = {name: p for name, p in named if p.requires_grad}
         for parameter in parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         state.optimizer.update(parameters, self.point.run.training.learning_rate)

@@ -405,3 +405,41 @@ def sampling(data: pd.DataFrame) -> Figure:
     )
     finish(figure, "Sampling with all blocks on the device, and with one", note)
     return figure
+
+
+# ---------------------------------------------------------------- a language model
+
+
+@styled
+def text(data: pd.DataFrame) -> Figure:
+    """Peak of a denoising block against B, and of the plain network as a line across."""
+    title = "Language: a denoising block against the plain network end to end"
+    unit, size = _unit(data["planned_bytes"])
+    rows = data[data["precision"] == data["precision"].iloc[0]]
+    batches = sorted(set(rows["batch_size"]))
+    figure = Figure(figsize=(8.6, 3.0))
+    for ax, kept in zip(figure.subplots(1, 2), (False, True), strict=True):
+        for batch, here in rows[rows["checkpointing"] == kept].groupby("batch_size"):
+            colour, marker, dash = ROW_LOOKS[batches.index(batch) % len(ROW_LOOKS)]
+            blocks = here[here["blocks"] > 1].sort_values("blocks")
+            look = {"color": colour, "marker": marker, "ls": dash}
+            ax.plot(
+                blocks["blocks"],
+                blocks["planned_bytes"] / size,
+                label=f"a block, batch {batch}",
+                **look,
+            )
+            whole = here.loc[here["blocks"] == 1, "planned_bytes"].iloc[0] / size
+            ax.axhline(whole, color=colour, ls=(0, (1, 1.5)), label=f"end to end, batch {batch}")
+        ax.set_title(_plain(kept))
+        blocks_axis(ax, sorted(set(rows.loc[rows["blocks"] > 1, "blocks"])))
+        ax.set_ylim(0)
+        ax.set_ylabel(f"peak ({unit})")
+    x_label(figure, "number of blocks B")
+    first = rows.iloc[0]
+    note = (
+        f"{first['layers']} layers of width {first['width']}, {first['context_length']} tokens of "
+        f"{first['vocabulary']}, {first['precision']}, planned."
+    )
+    finish(figure, title, note)
+    return figure

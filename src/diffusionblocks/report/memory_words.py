@@ -240,3 +240,15 @@ def sampling(table: pd.DataFrame) -> list[str]:
             f"{ahead['seconds'] / everything['seconds']:.2f} with the next block read ahead."
         )
     return sentences
+
+
+def text(table: pd.DataFrame) -> list[str]:
+    """What blocks of a language model need of the plain network's memory."""
+    lines = []
+    for (precision, kept, batch), rows in table.groupby(
+        ["precision", "checkpointing", "batch_size"]
+    ):
+        blocks = rows[rows["blocks"] > 1].sort_values("blocks")
+        found = ", ".join(f"{r.ratio:.3f} at B = {r.blocks}" for r in blocks.itertuples())
+        lines.append(f"{precision}, {_with(bool(kept))}, batch {batch}: {found}.")
+    return lines
