@@ -128,3 +128,8 @@ def test_a_job_on_cuda_works_on_the_card_it_claimed(tmp_path, monkeypatch):
 
 def test_locks_are_the_machine_s_and_the_user_s():
     assert str(os.getuid()) in str(lock_folder())
+
+
+def test_nobody_waits_for_a_card_where_there_is_none(tmp_path):
+    with pytest.raises(UserError, match="counts no GPU"):
+        first_free([], tmp_path, wait=lambda: pytest.fail("it waits"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusionblocks import jobs
+from diffusionblocks import devices, jobs
 from diffusionblocks.data.sources import PixelSource
 from diffusionblocks.devices import RESIDENT_SHARE, lies_on_device, prepare, upload
 from diffusionblocks.errors import UserError
@@ -141,6 +141,9 @@ def test_uploads_to_cuda_are_pinned_and_do_not_wait(monkeypatch):
 
 def test_tf32_and_determinism_reach_pytorch(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(devices, "cards", lambda: ["a card"])
+    monkeypatch.setattr(devices, "claim", lambda cards, folder: 0)
     asked = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)

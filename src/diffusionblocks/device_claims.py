@@ -60,7 +60,12 @@ def first_free(cards: Sequence[str], folder: Path, wait: Callable[[], None]) -> 
 
     Returns:
         place of the card in the list, and its lock.
+
+    Raises:
+        UserError: there is no card, for which it would wait in vain.
     """
+    if not cards:
+        raise UserError("PyTorch counts no GPU; set compute.device=cpu, or look at nvidia-smi")
     while True:
         for place, card in enumerate(cards):
             if file := lock(card, folder):
