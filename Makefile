@@ -89,7 +89,7 @@ bench-memory: $(STAMP) ## check memory against its targets; writes results/bench
 # --- quality ----------------------------------------------------------------------------------
 
 test: $(STAMP) ## run every test; at least 90 % of src must be covered
-	OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 # Not among `make test`: pytest finds no file of tests/faults unless it is named.
 test-faults: $(STAMP) ## inject faults (kills, full disks, hostile input); writes results/faults.csv
