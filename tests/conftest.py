@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_preset import TINY
 
 from diffusionblocks.config import load_preset
 from diffusionblocks.data.images import prepare_images
@@ -13,32 +14,6 @@ from diffusionblocks.tasks import TASKS
 ROOT = Path(__file__).resolve().parent.parent
 #: The files that take minutes, longest first: workers side by side then end at about one time.
 LONG = ["test_workflow", "test_slurm", "test_language", "test_memory_plan", "test_paper_presets"]
-
-TINY = {
-    "description": "a preset for tests",
-    "task": "images",
-    "data": {"name": "digits"},
-    "network": {"layers": 6, "width": 16, "heads": 2, "patch": 4},
-    "training": {
-        "iterations": 8,
-        "batch_size": 16,
-        "learning_rate": 1.0e-3,
-        "ema_halflife_samples": 200,
-        "warmup_iterations": 2,
-        "checkpoint_every": 3,
-    },
-    "sampling": {"plain": {"samples": 24, "steps": 6, "batch_size": 16}},
-    "evaluation": {"extractor": "digits_cnn", "validation_bands": 6, "validation_samples": 48},
-    "compute": {"device": "cpu", "threads": 1},
-    "sweep": {
-        "seeds": [0],
-        "variants": [
-            {"method": "end_to_end"},
-            {"method": "blockwise_independent", "blocks": [2, 3]},
-            {"method": "blockwise_interleaved", "blocks": 3},
-        ],
-    },
-}
 
 
 @pytest.fixture(autouse=True)

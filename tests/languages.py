@@ -3,7 +3,7 @@
 import copy
 
 import yaml
-from conftest import TINY
+from tiny_preset import TINY
 
 LANGUAGE = {
     "data": {"name": "pydoc_topics"},

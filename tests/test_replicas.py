@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import TINY
 from safetensors.torch import load_file
+from tiny_preset import TINY
 
 from diffusionblocks.cli import main
 from diffusionblocks.config import load_preset
