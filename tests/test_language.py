@@ -1,6 +1,8 @@
 """The language sweep: settings, text on disk, training, continuations and scores."""
 
+import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ from diffusionblocks.files import read_json
 from diffusionblocks.language_jobs import complete
 from diffusionblocks.manifest import assemble, layer_evaluations, write_json
 from diffusionblocks.parts import part_of
-from diffusionblocks.report.language_tables import matched_rows, shared_target
+from diffusionblocks.report.language_tables import matched_rows, read_scores, shared_target
 from diffusionblocks.tasks import TASKS
 from diffusionblocks.tasks.language import measured_sigma_data
 from diffusionblocks.tensors import load_tensors, save_tensors
@@ -250,8 +252,6 @@ def test_bad_text_is_one_line(tmp_path, capsys):
 
 
 def test_an_altered_text_is_noticed(topics, tmp_path):
-    import shutil
-
     copy = shutil.copytree(topics, tmp_path / "copy")
     tokens = np.fromfile(copy / "test.bin", "<u2")
     tokens[3] += 1
@@ -260,6 +260,51 @@ def test_an_altered_text_is_noticed(topics, tmp_path):
         load_text(copy, "test", 24)
     with pytest.raises(UserError, match="fewer than one context"):
         load_text(topics, "test", 10**6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.pop("vocabulary"), "vocabulary is missing"),
+        (lambda d: d.update(dtype="<f4"), "dtype is no token type"),
+        (lambda d: d["splits"]["test"].update(tokens="9"), "splits.test.tokens is no count"),
+        (lambda d: d["splits"].pop("judge"), "splits.judge is missing"),
+        (lambda d: d.update(dtype="<u4"), "differs from its digest"),
+    ],
+)
+def test_a_damaged_record_of_a_text_is_one_line(topics, tmp_path, change, said):
+    copy = shutil.copytree(topics, tmp_path / "copy")
+    record = json.loads((copy / "text.json").read_text())
+    change(record)
+    (copy / "text.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=said) as caught:
+        load_text(copy, "test", 24)
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_without_a_generation_are_refused(language, tmp_path):
+    score = {
+        "metric": "distinct_2", "sampling": "plain", "value": 0.5, "error": None, "better": "",
+        "split": "", "extractor": "", "samples": 1, "reference_samples": 0, "note": "",
+    }  # fmt: skip
+    whole = {
+        "iterations": 1,
+        "layer_evaluations": 1,
+        "scores": [score, score | {"metric": "generative_perplexity"}],
+        "bound_curve": [],
+        "samples": [],
+    }
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(whole))
+    assert read_scores(language(), path) == whole
+    for damaged, said in (
+        (whole | {"scores": [score]}, "no generative_perplexity of generation 'plain'"),
+        (whole | {"scores": [score | {"value": "high"}]}, "scores.0.value is no number or none"),
+        ({**whole, "samples": None}, "samples is no list"),
+    ):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=said):
+            read_scores(language(), path)
 
 
 def test_a_token_outside_the_vocabulary_is_refused():

@@ -25,6 +25,16 @@ def count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**53
 
 
+def number_or_none(value: Any) -> bool:
+    """A finite number, or nothing where there is none: JSON has no NaN."""
+    return value is None or number(value)
+
+
+def token_type(value: Any) -> bool:
+    """The type of packed tokens in a file."""
+    return value in ("<u2", "<u4")
+
+
 def plain_name(value: Any) -> bool:
     """The name of a file beside the record, never a path out of its folder."""
     return isinstance(value, str) and value not in ("", ".", "..") and Path(value).name == value
@@ -173,4 +183,42 @@ SAMPLED = {
     "layer_evaluations_per_trajectory": count,
     "peak_memory_bytes": number,
     "peak_memory_kind": str,
+}
+_TEXT_SPLIT = {"tokens": count, "characters": count, "documents": count, "sha256": str}
+#: ``text.json``, beside a prepared text.
+TEXT = {
+    "name": str,
+    "note": str,
+    "tokenizer": str,
+    "tokenizer_sha256": str,
+    "vocabulary": count,
+    "dtype": token_type,
+    "splits": dict.fromkeys(("train", "judge", "validation", "test"), _TEXT_SPLIT),
+}
+_TEXT_SCORE = {**SCORE, "sampling": str, "value": number_or_none, "error": number_or_none}
+TEXT_SCORES = {
+    "iterations": count,
+    "layer_evaluations": count,
+    "scores": [{**_TEXT_SCORE, "note": str}],
+    "bound_curve": [{"split": str, "sigma_0": number, "bound": number_or_none}],
+    "samples": [{"prompt": str, "text": str}],
+}
+TEXT_FLOOR = {
+    "scores": [{**_TEXT_SCORE, "kind": str, "note": str}],
+    "samples": [{"kind": str, "prompt": str, "text": str}],
+    "provenance": PROVENANCE,
+}
+TEXT_SAMPLED = {
+    "settings": {
+        "temperature": number,
+        "top_p": number,
+        "steps": count,
+        "prompts": count,
+        "continuations": count,
+        "new_tokens": count,
+    },
+    "tokens": count,
+    "seconds": number,
+    "tokens_per_second": number,
+    "layer_passes_per_token": number,
 }

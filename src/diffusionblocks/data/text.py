@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..config import LanguageConfig, TextDataConfig
 from ..errors import UserError
-from ..files import atomic_path, read_json, sha256, write_json
+from ..files import atomic_path, sha256, write_json
+from ..records import TEXT, read_record
 from .tokenizers import Tokenizer, make_tokenizer, save_tokenizer
 
 SPLITS = ("train", "judge", "validation", "test")
@@ -284,9 +285,10 @@ def load_text(folder: Path, split: str, length: int) -> TextSplit:
         UserError: the file is missing, truncated, altered, or shorter than a window.
     """
     folder = Path(folder)
-    description = read_json(folder / "text.json")
+    description = read_record(folder / "text.json", TEXT)
     path, facts = folder / f"{split}.bin", description["splits"][split]
-    if not path.is_file() or sha256(path) != facts["sha256"]:
+    size = facts["tokens"] * np.dtype(description["dtype"]).itemsize
+    if not path.is_file() or path.stat().st_size != size or sha256(path) != facts["sha256"]:
         raise UserError(
             f"{path} is missing or differs from its digest in text.json; "
             f"delete {folder} and run the same command again"

@@ -1,15 +1,18 @@
 """Every language run's JSON gathered into tidy CSV, and runs compared at equal diversity."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 from ..config import GenerationConfig, LanguageConfig, TextRun
+from ..errors import UserError
 from ..evaluation.text.matched import matched_perplexity
-from ..files import read_json
+from ..records import TEXT, TEXT_FLOOR, TEXT_SAMPLED, TEXT_SCORES, read_record
 from .tables import curve_rows, training_rows, write_csv
 
 #: The diversity at which judged perplexity is compared.
 DIVERSITY = "distinct_2"
+JUDGED = "generative_perplexity"
 TABLES = (
     "scores",
     "bound_curve",
@@ -50,7 +53,24 @@ def _score_row(named: dict[str, Any], generation: GenerationConfig | None, score
 def _values(scores: list[dict[str, Any]], metric: str, names: list[str]) -> list[float]:
     """One metric of every generation, in the order of the names."""
     found = {s["sampling"]: s["value"] for s in scores if s["metric"] == metric}
-    return [found[name] for name in names]
+    return [float("nan") if found[name] is None else found[name] for name in names]
+
+
+def read_scores(language: LanguageConfig, path: Path) -> dict[str, Any]:
+    """The scores of a run, with every metric that runs are matched by.
+
+    Raises:
+        UserError: the file is missing or damaged, or a generation of the preset has no score.
+    """
+    scores = read_record(path, TEXT_SCORES)
+    found = {(s["metric"], s["sampling"]) for s in scores["scores"]}
+    for wanted in itertools.product((DIVERSITY, JUDGED), language.generation):
+        if wanted not in found:
+            raise UserError(
+                f"{path} has no {wanted[0]} of generation {wanted[1]!r}; delete it and run the "
+                "same command again"
+            )
+    return scores
 
 
 def shared_target(ranges: list[tuple[float, float]], wanted: float) -> float | None:
@@ -81,8 +101,8 @@ def matched_rows(
     target = shared_target([(min(d), max(d)) for d in diversity.values()], real)
     rows = {}
     for run, scores in found.items():
-        judged = [s for s in scores["scores"] if s["metric"] == "generative_perplexity"]
-        perplexity = _values(judged, "generative_perplexity", names)
+        judged = [s for s in scores["scores"] if s["metric"] == JUDGED]
+        perplexity = _values(judged, JUDGED, names)
         value = float("nan")
         if target is not None:
             value = matched_perplexity(diversity[run], perplexity, target)
@@ -109,7 +129,7 @@ def _sample_rows(kind: str, named: dict[str, Any], samples: list[dict[str, Any]]
 
 
 def _generation_row(run: TextRun, name: str, folder: Path) -> dict[str, Any]:
-    record = read_json(folder / f"samples-{name}.json")
+    record = read_record(folder / f"samples-{name}.json", TEXT_SAMPLED)
     return {
         **run.identity(),
         "sampling": name,
@@ -178,9 +198,16 @@ def write_language_tables(
         UserError: a file of a run is missing or damaged.
     """
     runs = language.runs()
-    found = {run.name: read_json(results / "runs" / run.name / "scores.json") for run in runs}
-    floor = read_json(results / "floor.json")
+    found = {
+        run.name: read_scores(language, results / "runs" / run.name / "scores.json") for run in runs
+    }
+    floor = read_record(results / "floor.json", TEXT_FLOOR)
     real = [s["value"] for s in floor["scores"] if (s["kind"], s["metric"]) == ("real", DIVERSITY)]
+    if not real:
+        raise UserError(
+            f"{results / 'floor.json'} has no {DIVERSITY} of real text; delete it and run the same "
+            "command again"
+        )
     matched = matched_rows(language, found, real[0])
     tables: dict[str, list[dict]] = {key: [] for key in TABLES}
     nameless = dict.fromkeys(runs[0].identity(), "")
@@ -197,7 +224,7 @@ def write_language_tables(
         tables["training"] += training_rows(run, folder)
         tables["curves"] += curve_rows(run, folder)
     tables["floors"] = [_floor_row(language, score) for score in floor["scores"]]
-    text = read_json(results / "data" / "text.json")
+    text = read_record(results / "data" / "text.json", TEXT)
     tables["setting"] = _settings(language, name, description, text, floor["provenance"])
     for table, rows in tables.items():
         write_csv(output / f"{table}.csv", rows)
