@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,16 @@ import torch.nn.functional as F
 from languages import LANGUAGE, write_preset
 
 from diffusionblocks.cli import main
-from diffusionblocks.config import load_preset
-from diffusionblocks.data.text import SPLITS, load_text, prepare_text, split_by_characters, unigram
+from diffusionblocks.config import TextDataConfig, load_preset
+from diffusionblocks.data.text import (
+    EVERY,
+    LOADERS,
+    SPLITS,
+    load_text,
+    prepare_text,
+    split_by_characters,
+    unigram,
+)
 from diffusionblocks.data.tokenizers import Characters, load_tokenizer, save_tokenizer, train_bpe
 from diffusionblocks.errors import UserError
 from diffusionblocks.evaluation.text_scoring import bounded_rows, exact_rows, held_out
@@ -226,6 +235,36 @@ def test_parquet_text(tmp_path):
     assert found["judge"] == [texts[9], texts[19]]
     assert found["train"] == [t for t in texts if t not in found["judge"]]
     assert found["test"] == texts
+
+
+@pytest.mark.parametrize("pinned", [None, "b" * 40])
+def test_a_hub_set_is_read_at_one_commit_which_its_note_names(monkeypatch, pinned):
+    """Four streams that met different states of a set would leak documents between splits."""
+    import datasets
+    import huggingface_hub
+
+    asked = []
+
+    class Hub:
+        def dataset_info(self, name):
+            asked.append(name)
+            return SimpleNamespace(sha="a" * 40)
+
+    def load_dataset(name, split, streaming, revision):
+        assert streaming and revision == (pinned or "a" * 40)
+        return [{"text": f"{split} {i}"} for i in range(2 * EVERY)]
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name, dealt in (("lm1b", 2), ("openwebtext", 3)):
+        asked.clear()
+        corpus = LOADERS[name](TextDataConfig(name=name, revision=pinned))
+        texts = {split: [*corpus.documents[split]()] for split in SPLITS}
+        assert len(asked) == (pinned is None) and (pinned or "a" * 40) in corpus.note
+        assert len(texts["train"]) == 2 * (EVERY - dealt) and len(texts["judge"]) == 2
+        assert len({t for split in texts.values() for t in split}) == sum(map(len, texts.values()))
+    with pytest.raises(ValueError, match="takes no revision"):
+        TextDataConfig(name="pydoc_topics", revision="b" * 40)
 
 
 def test_bad_text_is_one_line(tmp_path, capsys):

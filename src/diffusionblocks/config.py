@@ -490,6 +490,18 @@ class TextDataConfig(_Section):
     max_documents: PositiveInt | None = Field(
         None, description="documents of every file or stream to read; all when absent"
     )
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
+        None,
+        description="commit of the hub set; when absent the newest, which text.json then names",
+    )
+
+    @model_validator(mode="after")
+    def _revision_where_it_counts(self):
+        if self.revision is not None and self.name not in ("lm1b", "openwebtext"):
+            raise ValueError(
+                f"{self.name} is not on the hub and takes no revision; remove data.revision"
+            )
+        return self
 
     @model_validator(mode="after")
     def _path_where_needed(self):

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,18 +127,35 @@ def load_parquet(config: TextDataConfig) -> Corpus:
     )
 
 
-def _stream(hub_name: str, split: str, config: TextDataConfig) -> Iterator[str]:
+def _commit(hub: str, config: TextDataConfig) -> str:
+    """The commit of a hub set to read: the pinned one, or what is newest now.
+
+    Every split and the tokeniser start a stream of their own; one commit keeps them apart.
+    """
+    if config.revision is not None:
+        return config.revision
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(hub).sha
+    except Exception as error:  # no network, no such set: many kinds
+        raise _unreadable(hub, error) from None
+
+
+def _unreadable(hub: str, error: Exception) -> UserError:
+    reason = " ".join(str(error.__cause__ or error).split())[:200]
+    return UserError(f"cannot read {hub} from the hub ({reason}); go online or set data.name")
+
+
+def _stream(hub: str, commit: str, split: str, config: TextDataConfig) -> Iterator[str]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(hub_name, split=split, streaming=True)
+        rows = datasets.load_dataset(hub, split=split, streaming=True, revision=commit)
         texts = (row[config.column] for row in rows)
         yield from itertools.islice((t for t in texts if t), config.max_documents)
     except Exception as error:  # `datasets` raises many kinds
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise UserError(
-            f"cannot read {hub_name} from the hub ({reason}); go online or set data.name"
-        ) from None
+        raise _unreadable(hub, error) from None
 
 
 def _dealt(texts: Iterable[str], split: str, held_out: tuple[str, ...]) -> Iterator[str]:
@@ -148,27 +166,28 @@ def _dealt(texts: Iterable[str], split: str, held_out: tuple[str, ...]) -> Itera
             yield text
 
 
+def _hub_corpus(hub: str, held_out: tuple[str, ...], config: TextDataConfig) -> Corpus:
+    """A hub set: some splits are dealt out of its train, the others are its own."""
+    commit = _commit(hub, config)
+
+    def documents(split: str) -> Iterable[str]:
+        if split != "train" and split not in held_out:
+            return _stream(hub, commit, split, config)
+        return _dealt(_stream(hub, commit, "train", config), split, held_out)
+
+    return Corpus(
+        {split: partial(documents, split) for split in SPLITS}, f"hub {hub} at {commit}, streamed"
+    )
+
+
 def load_lm1b(config: TextDataConfig) -> Corpus:
     """The One Billion Word benchmark, streamed; validation and judge dealt out of its train."""
-    hub, held_out = "dvruette/lm1b", ("judge", "validation")
-    documents = {
-        split: (lambda split=split: _dealt(_stream(hub, "train", config), split, held_out))
-        for split in ("train", *held_out)
-    }
-    documents["test"] = lambda: _stream(hub, "test", config)
-    return Corpus(documents, f"hub {hub}, streamed")
+    return _hub_corpus("dvruette/lm1b", ("judge", "validation"), config)
 
 
 def load_openwebtext(config: TextDataConfig) -> Corpus:
     """OpenWebText, streamed; it has one split, out of which all held-out ones are dealt."""
-    hub, held_out = "Skylion007/openwebtext", ("judge", "validation", "test")
-    return Corpus(
-        {
-            split: (lambda split=split: _dealt(_stream(hub, "train", config), split, held_out))
-            for split in ("train", *held_out)
-        },
-        f"hub {hub}, streamed",
-    )
+    return _hub_corpus("Skylion007/openwebtext", ("judge", "validation", "test"), config)
 
 
 LOADERS: dict[str, Callable[[TextDataConfig], Corpus]] = {
