@@ -189,6 +189,29 @@ def test_runs_of_unequal_cost_are_not_compared():
     assert len(cl.evidence(claim(), pd.DataFrame(rows)).effects) == 2
 
 
+@pytest.mark.parametrize(
+    ("real", "base", "decided"),
+    [(0.5, 0.1, True), (0.5, 0.02, False), (0.0201, 0.1, False)],
+    ids=["sees", "the baseline is noise", "real text looks like noise"],
+)
+def test_a_measure_that_cannot_tell_text_from_noise_decides_nothing(real, base, decided):
+    rows = pd.DataFrame(
+        {"side": side, "value": value} | dict.fromkeys(("claim", "run", "seed"), "")
+        for side, value in (("treatment", 0.09), ("baseline", base))
+    )
+    floors = pd.DataFrame(
+        {"metric": ["mauve", "mauve", "other"], "kind": ["real", "shuffled", "real"],
+         "value": [real, 0.02, 1.0]}
+    )  # fmt: skip
+    asked = claim(metric="mauve", direction="higher")
+    given = cl.Evidence(rows, np.array([0.1, 0.2, 0.3]), "")
+    seen = cl.sighted(asked, given, floors)
+    assert (len(seen.effects) == 3) == decided == (not seen.missing)
+    assert decided or "too near to tell apart" in seen.missing
+    # Without both kinds of known text there is nothing to doubt the measure by.
+    assert cl.sighted(claim(metric="other"), given, floors) == given
+
+
 def test_the_ledger_finds_the_simulated_truth(sweep):
     _, _, results = sweep
     found, _ = cl.verdicts(

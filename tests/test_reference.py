@@ -3,6 +3,7 @@
 import re
 import subprocess
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -11,6 +12,7 @@ from diffusionblocks.errors import UserError
 from diffusionblocks.files import read_json, write_json, write_text
 from diffusionblocks.paper import reference
 from diffusionblocks.paper.reference import PROVENANCE, TABLES, export, gather, load_provenance
+from diffusionblocks.report.verdicts import write_verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = sorted((ROOT / "results/reference").glob("*/*/provenance.json"))
@@ -51,6 +53,7 @@ def results(tmp_path):
     (folder / "tables/samples/a.png").write_bytes(b"picture")
     write_text(folder / "memory/tables/fp32.csv", "model\n")
     write_text(folder / "memory/inference.csv", "model\n")
+    write_text(folder / "language/tables/scores.csv", "run\n")
     write_text(folder / "runs/end_to_end-s0/block0.safetensors", "weights")
     return folder
 
@@ -73,7 +76,7 @@ def test_export_copies_tables_and_never_weights(results, tmp_path):
     tables = {f"tables/{name}.csv" for name in TABLES}
     assert files == tables | {
         "tables/samples/a.png", "memory/tables/fp32.csv", "memory/inference.csv",
-        "provenance.json",
+        "language/tables/scores.csv", "provenance.json",
     }  # fmt: skip
     assert load_provenance(output)["preset"] == "cifar10"
 
@@ -116,22 +119,20 @@ def test_render_reads_the_reference_and_writes_elsewhere(results, tmp_path, monk
     def notebook(name, notebooks, folder, parameters):
         asked[name] = parameters
 
-    def verdicts(ledger, tables, memory, published, folder):
-        asked["claims"] = {"tables": str(tables), "memory": str(memory)}
-        return "the verdicts\n"
-
+    judge = create_autospec(write_verdicts, return_value="the verdicts\n")
     monkeypatch.setattr(reference, "_notebook", notebook)
-    monkeypatch.setattr("diffusionblocks.report.verdicts.write_verdicts", verdicts)
+    monkeypatch.setattr("diffusionblocks.report.verdicts.write_verdicts", judge)
     code = main(["reference", "render", "--reference", str(output), "--output", str(pages)])
     assert code == 0
-    assert set(asked) == {"claims", "image_quality", "verdict", "memory"}
-    assert asked["claims"] == {
-        "tables": str(output / "tables"), "memory": str(output / "memory/tables"),
-    }  # fmt: skip
+    assert set(asked) == {"image_quality", "verdict", "memory", "language_quality"}
+    _, tables, memory, language, *_ = judge.call_args.args
+    folders = ("tables", "memory/tables", "language/tables")
+    assert [tables, memory, language] == [output / name for name in folders]
+    assert asked["language_quality"]["tables"] == str(language)
     assert asked["image_quality"]["tables"] == str(output / "tables")
     assert asked["memory"]["tables"] == str(output / "memory")
     assert asked["verdict"]["tables"] == str(pages / "tables")
-    assert all(p["preset"] == "cifar10" for name, p in asked.items() if name != "claims")
+    assert all(parameters["preset"] == "cifar10" for parameters in asked.values())
     words = (pages / "verdicts.txt").read_text()
     assert "preset cifar10, 1 runs on a GPU" in words and "with changes" in words
     assert "extractor efficientnet_lite0" in words and words.endswith("the verdicts\n")

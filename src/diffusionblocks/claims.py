@@ -164,6 +164,29 @@ def evidence(claim: Claim, frame: pd.DataFrame) -> Evidence:
     return Evidence(pd.concat(sides, ignore_index=True), effects, "")
 
 
+def sighted(claim: Claim, seen: Evidence, floors: pd.DataFrame) -> Evidence:
+    """The evidence, unless its measure cannot tell text from noise, which decides nothing.
+
+    Args:
+        floors: scores of real text (kind ``real``) and of the same text with its tokens in random
+            order (``shuffled``); where either lacks the claim's metric, the evidence stands.
+    """
+    if floors.empty or seen.missing:
+        return seen
+    known = floors[floors["metric"] == claim.metric].groupby("kind")["value"].mean()
+    if not {"real", "shuffled"} <= set(known.index):
+        return seen
+    real, noise = float(known["real"]), float(known["shuffled"])
+    base = float(seen.rows.loc[seen.rows["side"] == "baseline", "value"].astype(float).mean())
+    sign = 1 if real > noise else -1
+    for name, value in (("real text", real), ("the baseline", base)):
+        gap = sign * (math.log(value / noise) if claim.scale == "ratio" else value - noise)
+        if gap <= margin(claim):
+            why = f"{name} scores {value:.3g}, shuffled text {noise:.3g}: too near to tell apart"
+            return Evidence(seen.rows, np.empty(0), why)
+    return seen
+
+
 def _mean(rows: pd.DataFrame, claim: Claim) -> pd.Series:
     """A seed's mean over the cells of one side: of logarithms where the scale is a ratio."""
     values = rows["value"].astype(float)
@@ -295,6 +318,7 @@ def verdicts(
     published: pd.DataFrame,
     scale: str,
     scales: Mapping[str, str] = MappingProxyType({}),
+    floors: Mapping[str, pd.DataFrame] = MappingProxyType({}),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The verdict table and the numbers behind it.
 
@@ -303,11 +327,16 @@ def verdicts(
         published: published.csv, every cell as text.
         scale: at what scale all of this was run, in words.
         scales: source → its own scale, where that differs.
+        floors: source → what known text scores there, see :func:`sighted`.
 
     Returns:
         claims (``COLUMNS``) and evidence (``EVIDENCE_COLUMNS``).
     """
-    found = {c.id: evidence(c, sources.get(c.source, pd.DataFrame())) for c in ledger.claims}
+    nothing = pd.DataFrame()
+    found = {
+        c.id: sighted(c, evidence(c, sources.get(c.source, nothing)), floors.get(c.source, nothing))
+        for c in ledger.claims
+    }
     judged = judge(ledger, {name: e.effects for name, e in found.items()})
     rows = []
     for claim in ledger.claims:

@@ -106,7 +106,8 @@ class SampleScorer:
         generation = self.language.generation[name]
         references = None
         if name == next(iter(self.language.generation)):
-            texts = [self.tokenizer.decode(row) for row in self.reference(generation).tolist()]
+            following = self.reference(generation)[:, generation.prompt_length :]
+            texts = [self.tokenizer.decode(row) for row in following.tolist()]
             references = self.featurise(texts)
         return sample_scores(
             tokens,
@@ -255,10 +256,11 @@ def score_run(
 
 @torch.inference_mode()
 def score_floor(language: LanguageConfig, data: Path, judge: Path | None, output: Path) -> None:
-    """Verb ``language floor``: real text as a ceiling, an n-gram model as a floor, the judge.
+    """Verb ``language floor``: real text as a ceiling, two floors, and the judge.
 
     Real samples are windows of the validation text, scored against the same test windows as any
-    model's.
+    model's. The floors are an n-gram model, and the real samples with the tokens after the prompt
+    shuffled: a score that cannot tell those from real text decides nothing.
     """
     began = time.monotonic()
     device = prepare(language.compute.device, language.compute.threads)
@@ -277,11 +279,19 @@ def score_floor(language: LanguageConfig, data: Path, judge: Path | None, output
     prompts = reference[:, :first].repeat_interleave(generation.continuations, 0)
     made = ngram.sample(prompts, generation.new_tokens, stream("cpu", SEED, "n-gram"))
 
+    drawn = torch.rand(len(real), generation.new_tokens, generator=stream("cpu", SEED, "shuffled"))
+    mixed = real[:, first:].gather(1, drawn.argsort(1))
+    shuffled = torch.cat([real[:, :first], mixed], 1)
+
     test = held_out(language, data, "test")
     note = f"interpolated Kneser-Ney, order {language.evaluation.ngram_order}"
     scores = [
         {"kind": "real", "sampling": "", **row, "note": "validation text"}
         for row in scorer.scores(real, name)
+    ]
+    scores += [
+        {"kind": "shuffled", "sampling": "", **row, "note": "validation text, tokens shuffled"}
+        for row in scorer.scores(shuffled, name)
     ]
     scores += [
         {"kind": "ngram", "sampling": name, **row, "note": note}

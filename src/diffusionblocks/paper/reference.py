@@ -1,7 +1,8 @@
 """Reference results: a sweep's small tables kept with their provenance, and drawn again from there.
 
-A reference folder holds ``tables/``, ``memory/`` where there is one, and ``provenance.json``;
-never weights. The notebooks and the claims ledger read it instead of a sweep's results.
+A reference folder holds ``tables/``, ``memory/`` and ``language/`` where they were run, and
+``provenance.json``; never weights. The notebooks and the claims ledger read it instead of a
+sweep's results.
 """
 
 import shutil
@@ -30,7 +31,8 @@ MEMORY_FILES = ("tables/*.csv", "crossing-*.csv", "inference.csv")
 
 def _records(results: Path) -> list[dict[str, Any]]:
     """Every JSON of a sweep's runs that says where it comes from."""
-    found = [read_json(path) for path in sorted((results / "runs").glob("*/*.json"))]
+    runs = [*(results / "runs").glob("*/*.json"), *(results / "language/runs").glob("*/*.json")]
+    found = [read_json(path) for path in sorted(runs)]
     return [record for record in found if "provenance" in record]
 
 
@@ -82,6 +84,7 @@ def export(results: Path, preset: str, extractor: str, output: Path) -> None:
         raise UserError(f"{missing[0]} does not exist; build the sweep's tables first")
     files += sorted((results / "tables" / "samples").glob("*.png"))
     files += [path for name in MEMORY_FILES for path in sorted((results / "memory").glob(name))]
+    files += sorted((results / "language/tables").glob("*.csv"))
     size = sum(path.stat().st_size for path in files)
     if size > LARGEST:
         raise UserError(
@@ -162,9 +165,10 @@ def render(
     origin = load_provenance(reference)
     preset, tables = origin["preset"], output / "tables"
     output.mkdir(parents=True, exist_ok=True)
-    memory = reference / "memory"
+    memory, text_tables = reference / "memory", reference / "language/tables"
+    language = text_tables if list(text_tables.glob("*.csv")) else None
     text = write_verdicts(
-        load_ledger(ledger), reference / "tables", memory / "tables", published, tables
+        load_ledger(ledger), reference / "tables", memory / "tables", language, published, tables
     )
     write_text(output / "verdicts.txt", _origin_in_words(reference, origin) + "\n\n" + text)
     drawn = {
@@ -177,6 +181,12 @@ def render(
     }
     if list(memory.glob("tables/*.csv")):
         drawn["memory"] = {"tables": str(memory), "summary_tables": str(output / "memory/summary")}
+    if language is not None:
+        drawn["language_quality"] = {
+            "tables": str(language),
+            "published": str(published),
+            "summary_tables": str(output / "language/summary"),
+        }
     pages = []
     for name, parameters in drawn.items():
         figures = output / ("figures" if name == "image_quality" else f"{name}/figures")

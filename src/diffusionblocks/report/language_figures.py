@@ -73,6 +73,7 @@ WHOLE_LOOKS = {
 FLOORS = {
     "real": ("real held-out text", (0, (1, 1.5)), "*"),
     "ngram": ("n-gram model", (0, (4, 1, 1, 1)), "X"),
+    "shuffled": ("real text, tokens shuffled", (0, (1, 4)), "x"),
     "judge": ("the judge itself", (0, (6, 3)), "1"),
 }
 #: The column of judged perplexity at equal diversity, beside the ways of sampling.

@@ -96,7 +96,8 @@ def write_verdicts(
     found = sources(tables, memory, language)
     paper = read_table(published.parent, published.stem, text=True).fillna("")
     scales = {} if language is None else {"language": language_scale(language)}
-    claims, evidence = verdicts(ledger, found, paper, scale_of(tables), scales)
+    floors = {} if language is None else {"language": read_table(language, "floors")}
+    claims, evidence = verdicts(ledger, found, paper, scale_of(tables), scales, floors)
     for name, frame in (
         ("claims", claims),
         ("evidence", evidence),

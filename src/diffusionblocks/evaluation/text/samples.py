@@ -57,17 +57,18 @@ def sample_scores(
 ) -> list[dict[str, Any]]:
     """MAUVE against real texts, judged perplexity and diversity of one set of samples.
 
-    MAUVE reads prompt and continuation together, as the references hold both; the others count
-    the continuation only. Call it with real held-out text as ``tokens`` for the ceiling, other
-    real texts being the reference, and with an n-gram model's for the floor.
+    Every score reads the continuations only: with the prompts, which are real text, MAUVE gives
+    shuffled words a third of what it gives real text, without them a thirtieth (default preset,
+    c = 5). Call it with real held-out text as ``tokens`` for the ceiling, other real
+    texts being the reference, and with an n-gram model's or shuffled text for the floor.
 
     Args:
         tokens: prompts with their continuations, int64 [N, P + C].
         prompt_length: P, at least 1.
         decode: token numbers to text.
         judge: samples and prompt_length → perplexity of what follows the prompts.
-        reference_features: of real texts of P + C tokens, [M, d]; None leaves MAUVE out, which
-            costs most of the time.
+        reference_features: of real texts of C tokens, [M, d]; None leaves MAUVE out, which costs
+            most of the time.
         featurise: texts to features.
 
     Returns:
@@ -86,7 +87,8 @@ def sample_scores(
         )
     found = []
     if reference_features is not None:
-        texts = [decode(row) for row in tokens.tolist()]
+        # A text of nothing but its end is a sample too, a bad one.
+        texts = [decode(row) or " " for row in tokens[:, prompt_length:].tolist()]
         seeds, many = range(settings.mauve_seeds), len(reference_features)
         mauve = mauve_scores(reference_features, featurise(texts), seeds, settings.mauve_scaling)
         found = [
