@@ -9,6 +9,7 @@ from diffusionblocks.partition import partition
 from diffusionblocks.report.tables import write_csv
 
 SETTING = {
+    "learning_rates": "0.003 end to end, 0.009 independent blocks",
     "preset": "synthetic",
     "description": "made-up <tables> & nothing else",
     "dataset": "pydoc_topics",

@@ -8,6 +8,7 @@ from ..config import GenerationConfig, LanguageConfig, TextRun
 from ..errors import UserError
 from ..evaluation.text.matched import matched_perplexity
 from ..records import TEXT, TEXT_FLOOR, TEXT_SAMPLED, TEXT_SCORES, read_record
+from .statistics import METHOD_NAMES
 from .tables import curve_rows, training_rows, write_csv
 
 #: The diversity at which judged perplexity is compared.
@@ -177,6 +178,11 @@ def _settings(
         "mauve_scaling": language.evaluation.mauve_scaling,
         "judge": judge.name or f"own, {judge.iterations} iterations on other documents",
     }
+    rates = {(run.method, run.learning_rate_scale) for run in language.runs()}
+    found["learning_rates"] = ", ".join(
+        f"{found['learning_rate'] * scale:g} {METHOD_NAMES[method]}"
+        for method, scale in sorted(rates)
+    )
     for key in ("diffusionblocks", "commit", "clean", "python", "device", "device_kind", "threads"):
         found[key] = provenance[key]
     found["torch"] = provenance["packages"]["torch"]

@@ -63,7 +63,8 @@ def setting(setting: dict[str, str], scores: pd.DataFrame, floors: pd.DataFrame)
         f"Text: {of('dataset')}; tokeniser {of('tokenizer')}, {_count(setting.get('vocabulary'))} "
         f"tokens; {splits}. {setting.get('dataset_note', '')}".strip(),
         f"Network: {of('layers')} layers, width {of('width')}, context {of('context_length')} "
-        f"tokens; batch {of('batch_size')}, {of('iterations')} iterations a block.",
+        f"tokens; batch {of('batch_size')}, {of('iterations')} iterations a block; learning rate "
+        f"{of('learning_rates')}.",
         f"Samples: {' and '.join(f'{n:,}' for n in samples)} a run and way of sampling "
         f"({shown}): {'; '.join(sampling_names(scores).values())}.",
         f"Features for MAUVE: {of('featurizer')}. Judge of perplexity: {of('judge')}.",
