@@ -54,6 +54,7 @@ def results(tmp_path):
     write_text(folder / "memory/tables/fp32.csv", "model\n")
     write_text(folder / "memory/inference.csv", "model\n")
     write_text(folder / "language/tables/scores.csv", "run\n")
+    write_text(folder / "tables/claims.txt", "the verdicts\n")
     write_text(folder / "runs/end_to_end-s0/block0.safetensors", "weights")
     return folder
 
@@ -76,7 +77,7 @@ def test_export_copies_tables_and_never_weights(results, tmp_path):
     tables = {f"tables/{name}.csv" for name in TABLES}
     assert files == tables | {
         "tables/samples/a.png", "memory/tables/fp32.csv", "memory/inference.csv",
-        "language/tables/scores.csv", "provenance.json",
+        "language/tables/scores.csv", "tables/claims.txt", "provenance.json",
     }  # fmt: skip
     assert load_provenance(output)["preset"] == "cifar10"
 

@@ -15,6 +15,8 @@ from ..errors import UserError
 from ..files import read_json, write_json, write_text
 
 TABLES = "scores,floors,validation_loss,training,curves,sampling,setting".split(",")
+#: What the sweep made of its tables, for readers without Python; rendering makes it anew.
+VERDICT_FILES = ("claims.csv", "evidence.csv", "stability.csv", "claims.txt")
 #: What every reference must say of where it comes from.
 PROVENANCE = (
     "preset,runs,commits,clean,versions,python,devices,first,last,training_seconds,"
@@ -85,6 +87,7 @@ def export(results: Path, preset: str, extractor: str, output: Path) -> None:
     files += sorted((results / "tables" / "samples").glob("*.png"))
     files += [path for name in MEMORY_FILES for path in sorted((results / "memory").glob(name))]
     files += sorted((results / "language/tables").glob("*.csv"))
+    files += [p for name in VERDICT_FILES if (p := results / "tables" / name).is_file()]
     size = sum(path.stat().st_size for path in files)
     if size > LARGEST:
         raise UserError(

@@ -70,7 +70,7 @@ def setting(setting: dict[str, str], scores: pd.DataFrame, floors: pd.DataFrame)
         f"Features for MAUVE: {of('featurizer')}. Judge of perplexity: {of('judge')}.",
         f"Seeds a configuration: {' to '.join(str(n) for n in sorted({many[0], many[-1]}))}."
         + (" With one seed nothing is tested." if many[-1] < 2 else ""),
-        f"Machine: {of('device')}, torch {of('torch')}, commit {of('commit')}.",
+        f"Machine: {of('device')}, torch {of('torch')}, commit {of('commit')[:12]}.",
     ]
     if len(real) and samples and int(real.iloc[0]) not in samples:
         sentences.append(

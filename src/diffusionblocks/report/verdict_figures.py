@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from .statistics import METHOD_NAMES
 from .style import (
@@ -101,6 +102,8 @@ def effects(data: pd.DataFrame) -> Figure:
 def learning_rates_data(stability: pd.DataFrame) -> pd.DataFrame:
     """Measures of stability over seeds for every method and learning rate.
 
+    A share of runs that diverged counts outcomes, yes or no: it has Wilson's interval.
+
     Returns:
         columns metric, method, blocks, learning_rate_scale and those of
         :func:`~diffusionblocks.report.style.over_seeds`; empty without a sweep of rates.
@@ -110,7 +113,12 @@ def learning_rates_data(stability: pd.DataFrame) -> pd.DataFrame:
     rows = rows[equal & (rows["overlap"] == 0)]
     swept = rows.groupby(["method", "blocks"])["learning_rate_scale"].transform("nunique") > 1
     keys = ["metric", "method", "blocks", "learning_rate_scale"]
-    return over_seeds(rows[swept], keys).sort_values(keys, ignore_index=True)
+    found = over_seeds(rows[swept], keys).sort_values(keys, ignore_index=True)
+    for i, row in found[found["metric"] == "diverged"].iterrows():
+        diverged, seeds = round(row["mean"] * row["n_seeds"]), int(row["n_seeds"])
+        interval = binomtest(diverged, seeds).proportion_ci(0.95, "wilson")
+        found.loc[i, ["low", "high"]] = [interval.low, interval.high]
+    return found
 
 
 @styled
@@ -124,9 +132,12 @@ def learning_rates(data: pd.DataFrame) -> Figure:
     for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         here = data[data["metric"] == metric]
         dashes = itertools.cycle(BLOCK_DASHES)
-        for (method, B), rows in here.groupby(["method", "blocks"], sort=False):
+        lines = list(here.groupby(["method", "blocks"], sort=False))
+        for place, ((method, B), rows) in enumerate(lines):
             name = METHOD_NAMES[method] + (f", B = {B}" if B > 1 else "")
-            points(ax, rows["learning_rate_scale"], rows, method, name, next(dashes))
+            # Side by side, or one line's bars would hide the other's.
+            aside = 1.08 ** (place - (len(lines) - 1) / 2)
+            points(ax, rows["learning_rate_scale"] * aside, rows, method, name, next(dashes))
         ax.set_xscale("log")
         log_axis(ax.xaxis, here["learning_rate_scale"])
         ax.set_xticks(sorted(set(here["learning_rate_scale"])))
@@ -134,5 +145,5 @@ def learning_rates(data: pd.DataFrame) -> Figure:
         ax.set_title(STABILITY_LABELS[metric], fontsize=9)
         if metric == "diverged":
             ax.set_ylim(-0.05, 1.05)
-    finish(figure, title, interval_note(data["n_seeds"]))
+    finish(figure, title, interval_note(data["n_seeds"]) + " Of shares of runs: Wilson's.")
     return figure
