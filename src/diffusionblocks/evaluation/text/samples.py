@@ -57,9 +57,8 @@ def sample_scores(
 ) -> list[dict[str, Any]]:
     """MAUVE against real texts, judged perplexity and diversity of one set of samples.
 
-    Every score reads the continuations only: with the prompts, which are real text, MAUVE gives
-    shuffled words a third of what it gives real text, without them a thirtieth (default preset,
-    c = 5). Call it with real held-out text as ``tokens`` for the ceiling, other real
+    Every score reads the continuations only: the prompts are real text, and with them even
+    shuffled words come near it in MAUVE. Call it with real held-out text as ``tokens`` for the ceiling, other real
     texts being the reference, and with an n-gram model's or shuffled text for the floor.
 
     Args:
