@@ -58,8 +58,9 @@ def sample_scores(
     """MAUVE against real texts, judged perplexity and diversity of one set of samples.
 
     Every score reads the continuations only: the prompts are real text, and with them even
-    shuffled words come near it in MAUVE. Call it with real held-out text as ``tokens`` for the ceiling, other real
-    texts being the reference, and with an n-gram model's or shuffled text for the floor.
+    shuffled words come near it in MAUVE. Call it with real held-out text as ``tokens`` for the
+    ceiling, other real texts being the reference, and with an n-gram model's or shuffled text
+    for the floor.
 
     Args:
         tokens: prompts with their continuations, int64 [N, P + C].
