@@ -38,15 +38,20 @@ def checkout(tmp_path_factory):
 
 
 class Snakemake:
-    """One call in a process group of its own, so that its jobs may be killed with it."""
+    """One call in a process group of its own, so that its jobs may be killed with it.
+
+    Args:
+        arguments: options first, as ``--config`` takes whatever follows it up to the next option;
+            then ``--`` and the targets.
+    """
 
     def __init__(self, checkout: Path, results: Path, *arguments: str, cores: int = 2):
         self.log = results.with_name(f"{results.name}-snakemake.txt")
         # A descriptor of its own: two calls on one folder must not write one log.
         while self.log.exists():
             self.log = self.log.with_name(f"_{self.log.name}")
-        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), *arguments]
-        command += ["--config", "preset=faults", f"results={results}"]
+        command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
+        command += ["--config", "preset=faults", f"results={results}", *arguments]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=checkout, stdout=log, stderr=log, start_new_session=True
@@ -115,9 +120,9 @@ def test_two_on_one_folder(checkout, whole, faults, tmp_path, cores):
     """The second is refused; the first ends with the same bits, on one core and on two."""
     results = tmp_path / "results"
     with faults("two snakemake at once", f"a sweep on {cores} cores") as row:
-        first = Snakemake(checkout, results, "tables", cores=cores)
+        first = Snakemake(checkout, results, "--", "tables", cores=cores)
         wait_for((results / "faults/data/dataset.json").exists, first)
-        code, text = snakemake(checkout, results, "tables")
+        code, text = snakemake(checkout, results, "--", "tables")
         lines = [x for x in text.splitlines() if x.startswith("diffusionblocks: ")]
         assert code == 2 and len(lines) == 1 and "another snakemake works on" in lines[0]
         assert "Traceback" not in text
@@ -146,14 +151,14 @@ def test_killed_with_and_without_its_jobs(checkout, whole, faults, tmp_path):
         row.hit(line)
     with faults("SIGKILL of snakemake", "a sweep") as row:
         for everything, verb in ((True, "train"), (False, "train"), (True, "sample")):
-            sweep = Snakemake(checkout, results, "tables")
+            sweep = Snakemake(checkout, results, "--", "tables")
             wait_for(lambda verb=verb: jobs_under(results, verb), sweep)
             time.sleep(rng.uniform(0, 2))
             if sweep.process.poll() is None:
                 sweep.kill(everything)
                 row.hit()
         assert row["times"] >= 2
-        code, text = snakemake(checkout, results, "tables")
+        code, text = snakemake(checkout, results, "--", "tables")
         assert code == 0, text[-3000:]
         row["lost"] = lost(results, whole.root)
 
@@ -167,13 +172,13 @@ def test_a_notebook_that_raises(checkout, whole, faults, tmp_path):
         _, cell, *_ = (c for c in broken["cells"] if c["cell_type"] == "code")
         cell["source"] = ["raise RuntimeError('broken on purpose')"]
         notebook.write_text(json.dumps(broken))
-        code, text = snakemake(checkout, results, "notebook")
+        code, text = snakemake(checkout, results, "--", "notebook")
         assert code == 1
         assert "RuntimeError: broken on purpose" in text, text[-3000:]
         row.hit("RuntimeError: broken on purpose")
         assert not page.exists(), "a page of a broken notebook"
         notebook.write_bytes(original)
-        code, text = snakemake(checkout, results, "notebook")
+        code, text = snakemake(checkout, results, "--", "notebook")
         assert code == 0, text[-3000:]
         assert "broken on purpose" not in page.read_text()
         row["lost"] = lost(results, whole.root)
