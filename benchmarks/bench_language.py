@@ -96,10 +96,16 @@ def step_of(run: TextRun, data: Path) -> tuple[Callable[[], None], int]:
     return step, task.vocabulary
 
 
+def denoising_run(language: LanguageConfig) -> str:
+    """The first block-wise run; its name tells settings that a preset may change."""
+    named = (r.name for r in language.runs() if r.method == "blockwise_independent")
+    return next(named)
+
+
 def training_ratios(language: LanguageConfig, data: Path) -> list[dict]:
     """The baseline's step against one by hand, and the denoising step against the baseline's."""
     baseline, vocabulary = step_of(language.run("end_to_end-s0"), data)
-    denoising, _ = step_of(language.run("independent-B2-equal_mass-overlap0.1-frozen-s0"), data)
+    denoising, _ = step_of(language.run(denoising_run(language)), data)
     n, s = language.network, language.training
     plain = MinimalGPT(vocabulary, n.width, n.heads, n.layers, n.context_length)
     optimizer = torch.optim.AdamW(plain.parameters(), s.learning_rate, s.betas, fused=True)
@@ -125,7 +131,7 @@ def generation_ratios(name: str, language: LanguageConfig, data: Path, folder: P
     rows, select = [], ["--preset", name, "--set", *SIZES]
     for kind, run in (
         ("next_token", "end_to_end-s0"),
-        ("denoising", "independent-B2-equal_mass-overlap0.1-frozen-s0"),
+        ("denoising", denoising_run(language)),
     ):
         parts = folder / run
         for part in language.run(run).parts:
