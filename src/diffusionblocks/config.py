@@ -33,6 +33,7 @@ from pydantic import (
 )
 
 from .errors import UserError
+from .hub import pinned
 from .layers import split_layers
 
 #: Side of what the network sees of every data set: pixels, or latent values. A patch divides it.
@@ -69,8 +70,16 @@ def _local(path: Path) -> Path:
 
 
 LocalPath = Annotated[Path, AfterValidator(_local)]
-#: A model or tokeniser of the hub, or a local file or folder.
-HubName = Annotated[str, AfterValidator(lambda name: str(_local(Path(name))) and name)]
+
+
+def _hub_name(name: str) -> str:
+    _local(Path(name))
+    pinned(name)
+    return name
+
+
+#: A model or tokeniser of the hub with its commit, or a local file or folder.
+HubName = Annotated[str, AfterValidator(_hub_name)]
 #: A published DiT by name; it stands in names of files and on command lines.
 Model = Annotated[str, Field(pattern=r"^DiT-(S|B|L|XL)/[248]$")]
 
@@ -91,7 +100,7 @@ class DataConfig(_Section):
         "val/CLASS folders of images; the hub set when absent",
     )
     autoencoder: HubName | None = Field(
-        None, description="of a latent set: an AutoencoderKL, as a folder or a name of the hub"
+        None, description="of a latent set: an AutoencoderKL, a folder or owner/name@commit"
     )
     scored_images: PositiveInt | None = Field(
         None, description="of a latent set: images of each split kept in pixels to score against"
@@ -518,7 +527,7 @@ class TokenizerConfig(_Section):
 
     kind: Literal["characters", "bpe", "hub"] = "characters"
     vocabulary: int | None = Field(None, ge=257, description="tokens that bpe is trained to have")
-    name: HubName | None = Field(None, description="a tokeniser of the hub, for kind hub")
+    name: HubName | None = Field(None, description="owner/name@commit of the hub, for kind hub")
 
     @model_validator(mode="after")
     def _complete(self):
@@ -555,7 +564,7 @@ class GenerationConfig(_Section):
 class JudgeConfig(_Section):
     """Who judges generated text: a hub model, or a transformer trained on documents kept apart."""
 
-    name: HubName | None = Field(None, description="a causal model of the hub")
+    name: HubName | None = Field(None, description="a causal model, owner/name@commit of the hub")
     iterations: PositiveInt | None = Field(
         None, description="updates of an own judge shaped like the preset's network"
     )

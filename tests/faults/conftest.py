@@ -14,6 +14,7 @@ from harness import ROOT, Sweep, write_preset
 #: ``named`` counts how often the job said in one line what was wrong, ``example`` is such a line.
 COLUMNS = ["fault", "injected_into", "times", "named", "lost", "outcome", "example"]
 ROWS: list[dict] = []
+SAME_BITS = "same bits"
 
 
 class Row(dict):
@@ -29,10 +30,13 @@ class Row(dict):
 
 @pytest.fixture
 def faults(tmp_path):
-    """faults(fault, target): a context that yields the row; a test that fails shows in it."""
+    """faults(fault, target): a context that yields the row; a test that fails shows in it.
+
+    ``outcome`` is what a test that passes has shown.
+    """
 
     @contextmanager
-    def row(fault: str, target: str):
+    def row(fault: str, target: str, outcome: str = SAME_BITS):
         found = Row(
             fault=fault, injected_into=target, times=0, named=0, lost=0, outcome="", example=""
         )
@@ -40,7 +44,7 @@ def faults(tmp_path):
         try:
             yield found
             assert found["lost"] == 0, f"{found['lost']} files lost"
-            found["outcome"] = "same bits afterwards"
+            found["outcome"] = outcome
         except pytest.skip.Exception as skipped:
             found["outcome"] = f"not injected: {skipped.msg}"
             raise

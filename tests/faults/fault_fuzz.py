@@ -61,7 +61,7 @@ def fuzzed(faults):
     """fuzzed(target, test): the test under hypothesis, its examples counted in the table."""
 
     def run(target: str, test: Callable) -> None:
-        with faults("random input", target) as row:
+        with faults("random input", target, "valid result or one line") as row:
 
             def counted(*values):
                 row["times"] += 1

@@ -44,8 +44,8 @@ def run(path: Path) -> tuple[int, Path, str]:
     return done.returncode, table, done.stdout
 
 
-def join(tables: list[Path]) -> int:
-    """Write the one table; returns how many faults it counts."""
+def join(tables: list[Path]) -> list[dict[str, str]]:
+    """Write the one table; returns its rows."""
     rows = []
     for table in tables:
         if table.is_file():
@@ -55,7 +55,26 @@ def join(tables: list[Path]) -> int:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return sum(int(row["times"]) for row in rows)
+    return rows
+
+
+def summary(rows: list[dict[str, str]]) -> str:
+    """The table that the README quotes, in Markdown: a line a kind of fault, and their sum.
+
+    What was not injected (no root, say) or failed stands in the last column with its row's words.
+    """
+    lines = ["| injected | places | times | lost | afterwards |", "| --- | --- | --- | --- | --- |"]
+    for fault in [*dict.fromkeys(row["fault"] for row in rows), "all"]:
+        these = [row for row in rows if fault in ("all", row["fault"])]
+        cells = [
+            fault,
+            str(len({row["injected_into"] for row in these})),
+            f"{sum(int(row['times']) for row in these):,}",
+            ", ".join(sorted({row["lost"] for row in these})),
+            "; ".join(dict.fromkeys(row["outcome"] for row in these)) if fault != "all" else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -64,10 +83,12 @@ def main() -> int:
     (TABLE.parent / "faults").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as both:
         done = list(both.map(run, files()))
-    total = join([table for _, table, _ in done])
+    rows = join([table for _, table, _ in done])
+    total = sum(int(row["times"]) for row in rows)
     failed = [code for code, *_ in done if code]
     minutes = (time.monotonic() - began) / 60
-    print(f"{total} faults in {minutes:.1f} minutes, {len(failed)} of {len(done)} files failed")
+    print(summary(rows))
+    print(f"{total:,} faults in {minutes:.1f} minutes, {len(failed)} of {len(done)} files failed")
     print(f"table: {TABLE.relative_to(ROOT)}")
     return int(bool(failed))
 

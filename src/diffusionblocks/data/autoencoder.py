@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..hub import pinned
 from .images import to_uint8, to_unit
 
 #: Images decoded at once: a decoder's activations at 256×256 take some 100 MB an image.
@@ -13,7 +14,7 @@ DECODE_BATCH = 16
 
 
 def load_autoencoder(name: str, device: torch.device) -> torch.nn.Module:
-    """A frozen AutoencoderKL from a folder or the hub.
+    """A frozen AutoencoderKL from a folder, or of the hub by owner/name@commit.
 
     Raises:
         UserError: the package ``diffusers`` or the weights are missing.
@@ -27,7 +28,11 @@ def load_autoencoder(name: str, device: torch.device) -> torch.nn.Module:
         ) from None
     try:
         # Plain loading: the default way wants another package.
-        model = AutoencoderKL.from_pretrained(name, low_cpu_mem_usage=False, use_safetensors=True)
+        source, commit = pinned(name)
+        at = {} if commit is None else {"revision": commit}
+        model = AutoencoderKL.from_pretrained(
+            source, low_cpu_mem_usage=False, use_safetensors=True, **at
+        )
     except Exception as error:  # no network, no folder, other weights: many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -12,6 +12,7 @@ from typing import Protocol
 from ..config import TokenizerConfig
 from ..errors import UserError
 from ..files import read_json, sha256, write_text
+from ..hub import pinned
 
 #: What marks the end of a document, by the habits of well-known tokenisers.
 END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "[SEP]")
@@ -144,7 +145,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Pieces:
 
 
 def hub_tokenizer(name: str) -> Pieces:
-    """A tokeniser of the hub, or a local tokenizer.json.
+    """A tokeniser of the hub (owner/name@commit), or a local tokenizer.json.
 
     Raises:
         UserError: it cannot be had, or marks no end of a document.
@@ -152,7 +153,11 @@ def hub_tokenizer(name: str) -> Pieces:
     from tokenizers import Tokenizer as Model
 
     try:
-        model = Model.from_file(name) if name.endswith(".json") else Model.from_pretrained(name)
+        source, commit = pinned(name)
+        if commit is None:
+            model = Model.from_file(source)
+        else:
+            model = Model.from_pretrained(source, revision=commit)
     except Exception as error:  # `tokenizers` raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(

