@@ -140,6 +140,22 @@ def test_one_seed_of_a_bound_has_bands_over_sequences(full, sparse):
     assert set(chosen["sigma_0"]) == {1.0} and set(chosen["chosen"]) == {3}
 
 
+def test_a_bound_whose_interval_ends_below_zero_is_drawn(full):
+    """As happens at the smallest cut, where seeds differ by thousands of nats."""
+
+    def scattered(table):
+        if "bound" in table:
+            far = table["sigma_0"] == table["sigma_0"].min()
+            table.loc[far, "bound"] *= 10.0 ** table.loc[far, "seed"].astype(int)
+        return table
+
+    figure, data = figure_and_data("bound_curve", full, scattered)
+    bound = data[data["quantity"] == "bound"]
+    assert bound["low"].min() < 0
+    low, high = figure.axes[0].get_ylim()
+    assert 0 < low < bound["mean"].min() and bound["mean"].max() < high
+
+
 def test_floors_stand_in_the_scatter_and_lines_follow_the_temperature(full):
     figure, data = figure_and_data("diversity", full)
     assert set(data["kind"]) == {"run", "real", "ngram"}

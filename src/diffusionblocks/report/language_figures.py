@@ -363,7 +363,9 @@ def bound_curve(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFram
         lambda row: f"B = {row['blocks']}" if row["quantity"] == "bound" else "",
     )
     bound = data[data["quantity"] == "bound"]
-    low, high = min([*bound["low"], *whole["mean"]]), bound["high"].max() * 1.15
+    # Intervals may leave the picture, means may not: a t interval of a bound in the thousands can
+    # end below zero, where a logarithmic axis has no place.
+    low, high = min([*bound["mean"], *whole["mean"]]), bound["mean"].max() * 1.3
     # Marks of handing over stand below the lowest curve, a row a line.
     foot = 0.07 + 0.05 * len(look)
     low = np.exp((np.log(low) - foot * np.log(high)) / (1 - foot))
