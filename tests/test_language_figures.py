@@ -153,7 +153,8 @@ def test_a_bound_whose_interval_ends_below_zero_is_drawn(full):
     bound = data[data["quantity"] == "bound"]
     assert bound["low"].min() < 0
     low, high = figure.axes[0].get_ylim()
-    assert 0 < low < bound["mean"].min() and bound["mean"].max() < high
+    assert 0 < low < bound["mean"].min() and bound.groupby("family")["mean"].min().max() < high
+    assert ("leave the picture" in foot(figure)) == (bound["mean"].max() > high)
 
 
 def test_floors_stand_in_the_scatter_and_lines_follow_the_temperature(full):

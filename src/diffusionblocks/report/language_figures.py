@@ -363,9 +363,11 @@ def bound_curve(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFram
         lambda row: f"B = {row['blocks']}" if row["quantity"] == "bound" else "",
     )
     bound = data[data["quantity"] == "bound"]
-    # Intervals may leave the picture, means may not: a t interval of a bound in the thousands can
-    # end below zero, where a logarithmic axis has no place.
-    low, high = min([*bound["mean"], *whole["mean"]]), bound["mean"].max() * 1.3
+    # Where the cut lies below all that text needs, bounds of thousands would flatten the rest, and
+    # a t interval of those can end below zero, where a logarithmic axis has no place.
+    best = bound.groupby(["blocks", "family"])["mean"].min()
+    low = min([*bound["mean"], *whole["mean"]])
+    high = min(bound["mean"].max() * 1.15, 3 * max([*best, *whole["mean"]]))
     # Marks of handing over stand below the lowest curve, a row a line.
     foot = 0.07 + 0.05 * len(look)
     low = np.exp((np.log(low) - foot * np.log(high)) / (1 - foot))
@@ -384,7 +386,10 @@ def bound_curve(data: pd.DataFrame, setting: dict[str, str], scores: pd.DataFram
     if data["n_seeds"].max() < 2:
         bars = "One seed: bands are ± 1.96 standard errors over sequences."
     note = f"{measured_on(setting)}; test text. {bars} Stars: cuts chosen on validation text. An "
-    finish(figure, title, note + "exact denoiser's bound would be level.")
+    note += "exact denoiser's bound would be level."
+    if bound["mean"].max() > high:
+        note += f" Bounds above {high:.0f} leave the picture (up to {bound['mean'].max():.0f})."
+    finish(figure, title, note)
     return figure
 
 
