@@ -31,6 +31,8 @@ SIZES = [
     "language.generation={plain: {prompts: 1, prompt_length: 16, new_tokens: 16}}",
 ]
 NEW_TOKENS = 256
+#: One alone, where bookkeeping weighs as much as arithmetic, and a small batch.
+PROMPTS = (1, 4)
 
 
 class MinimalGPT(nn.Module):
@@ -141,22 +143,23 @@ def generation_ratios(name: str, language: LanguageConfig, data: Path, folder: P
         manifest = parts / "manifest.json"
         call("language", "assemble", *select, "--run", run, "--parts", parts, "--output", manifest)
         model = TextModel(manifest, torch.device("cpu"))
-        prompts = torch.zeros(1, 16, dtype=torch.int64)
-        settings = GenerationConfig(prompts=1, prompt_length=16, new_tokens=NEW_TOKENS, steps=4)
-        work = {
-            cached: partial(
-                continue_prompts,
-                model,
-                prompts,
-                settings.model_copy(update={"cache": cached}),
-                0,
-                0,
-            )
-            for cached in (True, False)
-        }
-        found = paired(work, 1, 1)
-        ratio = found[False] / found[True]
-        rows.append(row(f"cached_generation_{kind}", ratio, "ratio", 5, "higher"))
+        for n in PROMPTS:
+            settings = GenerationConfig(prompts=n, prompt_length=16, new_tokens=NEW_TOKENS, steps=4)
+            prompts = torch.zeros(n, 16, dtype=torch.int64)
+            work = {
+                cached: partial(
+                    continue_prompts,
+                    model,
+                    prompts,
+                    settings.model_copy(update={"cache": cached}),
+                    0,
+                    0,
+                )
+                for cached in (True, False)
+            }
+            found = paired(work, 1, 1)
+            ratio = found[False] / found[True]
+            rows.append(row(f"cached_generation_{kind}_{n}_prompts", ratio, "ratio", 5, "higher"))
     return rows
 
 
