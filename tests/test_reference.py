@@ -53,6 +53,7 @@ def results(tmp_path):
     (folder / "tables/samples/a.png").write_bytes(b"picture")
     write_text(folder / "memory/tables/fp32.csv", "model\n")
     write_text(folder / "memory/inference.csv", "model\n")
+    write_text(folder / "memory/crossing-preset.csv", "model\n")
     write_text(folder / "language/tables/scores.csv", "run\n")
     write_text(folder / "tables/claims.txt", "the verdicts\n")
     write_text(folder / "runs/end_to_end-s0/block0.safetensors", "weights")
@@ -77,6 +78,7 @@ def test_export_copies_tables_and_never_weights(results, tmp_path):
     tables = {f"tables/{name}.csv" for name in TABLES}
     assert files == tables | {
         "tables/samples/a.png", "memory/tables/fp32.csv", "memory/inference.csv",
+        "memory/crossing-preset.csv",
         "language/tables/scores.csv", "tables/claims.txt", "provenance.json",
     }  # fmt: skip
     assert load_provenance(output)["preset"] == "cifar10"
@@ -138,6 +140,12 @@ def test_render_reads_the_reference_and_writes_elsewhere(results, tmp_path, monk
     assert "preset cifar10, 1 runs on a GPU" in words and "with changes" in words
     assert "extractor efficientnet_lite0" in words and words.endswith("the verdicts\n")
     assert before == {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+
+    # Only some tables of memory, as a sweep of one half leaves them: no page of memory.
+    (output / "memory/crossing-preset.csv").unlink()
+    asked.clear()
+    assert main(["reference", "render", "--reference", str(output), "--output", str(pages)]) == 0
+    assert set(asked) == {"image_quality", "verdict", "language_quality"}
 
 
 def test_a_notebook_that_fails_is_one_line(tmp_path, monkeypatch):

@@ -182,7 +182,8 @@ def render(
         },
         "verdict": {"tables": str(tables)},
     }
-    if list(memory.glob("tables/*.csv")):
+    # The page of memory reads them all; a sweep that made only some has none.
+    if all([*memory.glob(name)] for name in MEMORY_FILES):
         drawn["memory"] = {"tables": str(memory), "summary_tables": str(output / "memory/summary")}
     if language is not None:
         drawn["language_quality"] = {
