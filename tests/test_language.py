@@ -142,7 +142,7 @@ def test_twice_the_iterations_cost_what_denoising_costs(language):
         ),
         ({"data": {"name": "parquet"}}, "needs a path"),
         ({"tokenizer": {"kind": "bpe"}}, "needs vocabulary"),
-        ({"tokenizer": {"kind": "characters", "name": "gpt2"}}, "takes no name"),
+        ({"tokenizer": {"kind": "characters", "name": "./gpt2"}}, "takes no name"),
         ({"network": {"layers": 6, "width": 18, "heads": 6, "context_length": 24}}, "even number"),
         (
             {"generation": {"plain": {"prompts": 1, "prompt_length": 20, "new_tokens": 9}}},
