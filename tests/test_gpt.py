@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from diffusionblocks.networks.gpt import DenoisingGPT, GPTShape, NextTokenGPT, denoising_mask
+from diffusionblocks.losses import next_token_loss, next_token_nats, token_denoising_loss
+from diffusionblocks.networks.gpt import (
+    DenoisingGPT,
+    GPTShape,
+    NextTokenGPT,
+    denoising_mask,
+    rotary_table,
+    rotate,
+)
+from diffusionblocks.preconditioning import Preconditioning
 
 SHAPE = GPTShape(vocabulary=11, context_length=12, width=32, heads=4, mlp_width=48)
 
@@ -68,8 +77,7 @@ def test_no_biases_but_in_the_conditioning():
 
 
 def test_mask_by_hand():
-    rows = ["1000 0000", "1100 0000", "1110 0000", "1111 0000"]
-    rows += ["0000 1000", "1000 0100", "1100 0010", "1110 0001"]
+    rows = ["0000 1000", "1000 0100", "1100 0010", "1110 0001"]
     wanted = torch.tensor([[c == "1" for c in row.replace(" ", "")] for row in rows])
     assert torch.equal(denoising_mask(4), wanted)
 
@@ -112,7 +120,7 @@ def test_a_noisy_position_sees_the_clean_past_and_itself_only(length):
 def test_a_mask_that_leaks_is_noticed():
     """The test above can fail: with clean ≤ i visible to noisy i, clean i moves noisy i."""
     network = build(DenoisingGPT, trained_embedding=False)
-    network.mask[12:, :12] |= torch.eye(12, dtype=torch.bool)
+    network.mask[:, :12] |= torch.eye(12, dtype=torch.bool)
     z, c_noise, clean = noisy_inputs()
     moved = clean.clone()
     moved[:, 5] += 1
@@ -127,7 +135,7 @@ def test_clean_stream_does_not_depend_on_noise():
     network = build(DenoisingGPT, trained_embedding=False)
     z, c_noise, clean = noisy_inputs()
     seen = []
-    network.layers[-1].register_forward_hook(lambda m, a, out: seen.append(out[:, 0]))
+    network.layers[-2].register_forward_hook(lambda m, a, out: seen.append(out[:, 0]))
     with torch.no_grad():
         network(z, c_noise, clean)
         network(2 * z, c_noise + 1, clean)
@@ -142,8 +150,28 @@ def test_a_fresh_denoising_layer_computes_what_a_plain_one_does():
     x, c = torch.randn(2, 1, 12, SHAPE.width), torch.randn(2, 1, SHAPE.width)
     with torch.no_grad():
         a = fresh.run(x, c, fresh.rotation)
-        b = plain.run(x, None, plain.rotation)
-    assert torch.allclose(a, b, atol=1e-6)
+        b = plain.run(x[:, 0], None, plain.rotation)
+    assert torch.allclose(a[:, 0], b, atol=1e-6)
+
+
+def test_two_streams_are_one_sequence_under_one_mask():
+    """Both streams at once, and the noisy one alone, against the dense mask of the method."""
+    attention = build(DenoisingGPT, trained_embedding=False).layers[0].attention
+    rotation = rotary_table(12, SHAPE.width // SHAPE.heads)
+    x = torch.randn(3, 2, 12, SHAPE.width)
+    clean = torch.cat([torch.ones(12, 12).tril().bool(), torch.zeros(12, 12).bool()], 1)
+    mask = denoising_mask(12)
+    with torch.no_grad():
+        q, k, v = (
+            y.view(3, 24, SHAPE.heads, -1).transpose(1, 2)
+            for y in attention.qkv(x).flatten(1, 2).chunk(3, -1)
+        )
+        both = torch.cat([rotation, rotation], 1)
+        score = rotate(q, both) @ rotate(k, both).mT / (SHAPE.width // SHAPE.heads) ** 0.5
+        weights = score.masked_fill(~torch.cat([clean, mask]), -torch.inf).softmax(-1)
+        dense = attention.out((weights @ v).transpose(1, 2).flatten(2)).view_as(x)
+        assert torch.allclose(attention.both(x, rotation, mask), dense, atol=1e-5)
+        assert torch.allclose(attention.noisy(x, rotation, mask), dense[:, 1:], atol=1e-5)
 
 
 def test_next_token_cache_changes_nothing():
@@ -180,3 +208,17 @@ def test_checkpointing_gives_the_same_gradients():
         network(*noisy_inputs()).square().mean().backward()
         grads.append(network.layers[0].mlp.down.weight.grad)
     assert torch.allclose(*grads)
+
+
+def test_losses_of_tokens_by_hand():
+    logits = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(1))
+    tokens = torch.tensor([[0, 1, 2, 3, 4], [6, 6, 6, 6, 6], [5, 0, 5, 0, 5]])
+    nats = -logits.log_softmax(2)
+    after = torch.tensor([[nats[n, i, tokens[n, i + 1]] for i in range(4)] for n in range(3)])
+    assert torch.allclose(next_token_loss(logits, tokens), after.mean(1))
+    assert torch.equal(next_token_nats(logits, tokens)[:, -1], torch.zeros(3))
+    sigma, unit = torch.tensor([0.5, 1.0, 9.0]), Preconditioning(0.5)
+    own = torch.tensor([[nats[n, i, tokens[n, i]] for i in range(5)] for n in range(3)]).mean(1)
+    wanted = 0.25 * unit.weight(sigma) * own
+    found = token_denoising_loss(logits, tokens, sigma, unit)
+    assert torch.allclose(found, wanted, rtol=1e-5)

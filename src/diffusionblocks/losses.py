@@ -7,6 +7,9 @@ from torch import Tensor
 
 from .preconditioning import Preconditioning
 
+#: A target that is no token and costs nothing.
+IGNORED = -100
+
 
 def denoising_loss(
     network: Callable[..., Tensor],
@@ -43,8 +46,35 @@ def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         [N], the mean over positions in nats, in float32.
     """
-    loss = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), tokens[:, 1:], reduction="none")
-    return loss.mean(1)
+    return next_token_nats(logits, tokens).sum(1) / (tokens.shape[1] - 1)
+
+
+def next_token_nats(logits: Tensor, tokens: Tensor) -> Tensor:
+    """−ln p of the token that follows each position; 0 at the last one, which none follows.
+
+    Args:
+        logits: [N, T, vocabulary], those at position i for token i + 1.
+        tokens: int64 [N, T].
+
+    Returns:
+        float32 [N, T].
+    """
+    # Told to ignore the last target, the loss reads the logits where they lie; a slice of them
+    # would be copied.
+    following = tokens.roll(-1, 1)
+    following[:, -1] = IGNORED
+    return token_nats(logits, following)
+
+
+def token_nats(logits: Tensor, tokens: Tensor) -> Tensor:
+    """−ln p of each token [N, T] under its own logits [N, T, vocabulary], float32 [N, T].
+
+    One row a token: with the vocabulary second, as the loss wants batches of sequences, it would
+    copy the logits twice.
+    """
+    rows = logits.float().flatten(0, 1)
+    nats = F.cross_entropy(rows, tokens.flatten(), reduction="none", ignore_index=IGNORED)
+    return nats.view(tokens.shape)
 
 
 def token_denoising_loss(
@@ -63,5 +93,5 @@ def token_denoising_loss(
     Returns:
         [N], the mean over positions, in float32.
     """
-    loss = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").mean(1)
-    return preconditioning.sigma_data**2 * preconditioning.weight(sigma) * loss
+    nats = token_nats(logits, tokens).mean(1)
+    return preconditioning.sigma_data**2 * preconditioning.weight(sigma) * nats

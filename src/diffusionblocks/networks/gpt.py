@@ -38,18 +38,17 @@ class GPTShape:
 
 
 def denoising_mask(length: int) -> Tensor:
-    """Who sees whom among clean tokens 0 … L − 1 followed by their noisy copies.
+    """Whom a noisy token sees among clean tokens 0 … L − 1 followed by their noisy copies.
 
-    Clean i sees clean ≤ i; noisy i sees clean < i and itself (method notes, "Language models").
+    Noisy i sees clean < i and itself; clean i sees clean ≤ i, which is the plain causal mask and
+    needs no table (method notes, "Language models").
 
     Returns:
-        bool [2L, 2L]; row: who looks, column: at whom.
+        bool [L, 2L]; row: who looks, column: at whom.
     """
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
     own = torch.eye(length, dtype=torch.bool)
-    clean = torch.cat([causal, torch.zeros_like(causal)], dim=1)
-    noisy = torch.cat([causal & ~own, own], dim=1)
-    return torch.cat([clean, noisy])
+    past = torch.ones(length, length, dtype=torch.bool).tril(-1)
+    return torch.cat([past, own], dim=1)
 
 
 def rotary_table(length: int, head_width: int) -> Tensor:
@@ -60,7 +59,7 @@ def rotary_table(length: int, head_width: int) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the pairs (i, i + head_width/2) of x [N, heads, T, head_width]; rotation [2, T, …]."""
+    """Turn the pairs (i, i + head_width/2) of x [..., T, head_width]; rotation [2, T, …]."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = rotation.to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
@@ -102,26 +101,57 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
-        self,
-        x: Tensor,
-        rotation: Tensor,
-        mask: Tensor | None,
-        cache: KeyValueCache | None,
-        keep: bool,
+        self, x: Tensor, rotation: Tensor, cache: KeyValueCache | None = None, keep: bool = True
     ) -> Tensor:
-        """x [N, T, width] → shaped like x; see :meth:`Decoder.run` for the rest."""
-        n, t, w = x.shape
-        qkv = self.qkv(x).view(n, t, 3, self.heads, w // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, heads, T, head_width]
+        """Causal, of one stream: x [N, T, width] → shaped like x; see :meth:`Decoder.run`."""
+        q, k, v = (self._heads(y) for y in self.qkv(x).chunk(3, dim=-1))
         q, k = rotate(q, rotation), rotate(k, rotation)
         first = cache is None or cache.length == 0
-        if not first and t > 1:
-            raise ValueError(f"{t} positions after cached ones; expected one at a time")
+        if not first and x.shape[1] > 1:
+            raise ValueError(f"{x.shape[1]} positions after cached ones; expected one at a time")
         if cache is not None:
             k, v = cache.read(k, v, keep)
-        causal = mask is None and first and t > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.out(y.transpose(1, 2).reshape(n, t, w))
+        causal = first and x.shape[1] > 1
+        return self._joined(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+
+    def remember(self, x: Tensor, rotation: Tensor, cache: KeyValueCache) -> None:
+        """Let a cache read x [N, T, width] of which nobody needs the answer."""
+        k, v = self._keys_values(x)
+        cache.read(rotate(k, rotation), v, keep=True)
+
+    def both(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+        """Clean and noisy stream at once, x [N, 2, T, width] → shaped like x.
+
+        Args:
+            rotation: of the positions that both streams share, [2, T, head_width / 2].
+            mask: of :func:`denoising_mask`, [T, 2T].
+        """
+        q, k, v = (self._heads(y) for y in self.qkv(x).chunk(3, dim=-1))
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        attend = F.scaled_dot_product_attention
+        clean = attend(q[:, :, 0], k[:, :, 0], v[:, :, 0], is_causal=True)
+        noisy = attend(q[:, :, 1], k.flatten(2, 3), v.flatten(2, 3), attn_mask=mask)
+        return torch.stack([self._joined(clean), self._joined(noisy)], 1)
+
+    def noisy(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+        """The noisy half of :meth:`both`, [N, 1, T, width], without the work of the clean one."""
+        q = self._heads(F.linear(x[:, 1], self.qkv.weight[: x.shape[-1]]))
+        k, v = self._keys_values(x)
+        k, v = rotate(k, rotation).flatten(2, 3), v.flatten(2, 3)
+        y = F.scaled_dot_product_attention(rotate(q, rotation), k, v, attn_mask=mask)
+        return self._joined(y).unsqueeze(1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[N, ..., T, width] → [N, heads, ..., T, head_width]."""
+        return x.unflatten(-1, (self.heads, -1)).movedim(-2, 1)
+
+    def _keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = F.linear(x, self.qkv.weight[x.shape[-1] :]).chunk(2, dim=-1)
+        return self._heads(k), self._heads(v)
+
+    def _joined(self, y: Tensor) -> Tensor:
+        """Answers of the heads [N, heads, T, head_width] → [N, T, width]."""
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -160,24 +190,44 @@ class DecoderLayer(nn.Module):
         c: Tensor | None,
         rotation: Tensor,
         mask: Tensor | None,
+        last: bool = False,
         cache: KeyValueCache | None = None,
         keep: bool = True,
     ) -> Tensor:
-        """x [N, streams, T, width], c [N or 1, streams, width] or None → shaped like x."""
+        """x [N, T, width] → shaped like x; see :meth:`Decoder.run`.
 
-        def attend(h: Tensor) -> Tensor:
-            return self.attention(h.flatten(1, 2), rotation, mask, cache, keep).view_as(h)
-
+        In the denoising form x is [N, streams, T, width] and c [N or 1, streams, width]; with
+        ``last`` two streams become one.
+        """
         if self.adaln is None:
-            x = x + attend(self.attention_norm(x))
+            x = x + self.attention(self.attention_norm(x), rotation, cache, keep)
             return x + self.mlp(self.mlp_norm(x))
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
-            self.adaln(c).unsqueeze(2).chunk(6, dim=3)
-        )
-        h = torch.addcmul(shift_a, self.attention_norm(x), 1 + scale_a)
-        x = torch.addcmul(x, 1 + gate_a, attend(h))
+        m = self._modulation(c)
+        h = self._attention_input(x, m)
+        if mask is None:
+            y = self.attention(h.squeeze(1), rotation, cache, keep).unsqueeze(1)
+        elif last:
+            y = self.attention.noisy(h, rotation, mask)
+            x, m = x[:, 1:], m[:, 1:]
+        else:
+            y = self.attention.both(h, rotation, mask)
+        gate_a, shift_m, scale_m, gate_m = m.chunk(6, dim=-1)[2:]
+        x = torch.addcmul(x, 1 + gate_a, y)
         h = torch.addcmul(shift_m, self.mlp_norm(x), 1 + scale_m)
         return torch.addcmul(x, 1 + gate_m, self.mlp(h))
+
+    def remember(self, x: Tensor, c: Tensor, rotation: Tensor, cache: KeyValueCache) -> None:
+        """Let a cache read x [N, 1, T, width] of which nobody needs the answer."""
+        h = self._attention_input(x, self._modulation(c))
+        self.attention.remember(h.squeeze(1), rotation, cache)
+
+    def _modulation(self, c: Tensor) -> Tensor:
+        """Shift, scale and gate of attention, then of SwiGLU, [N or 1, streams, 1, 6·width]."""
+        return self.adaln(c).unsqueeze(2)
+
+    def _attention_input(self, x: Tensor, m: Tensor) -> Tensor:
+        shift, scale = m.chunk(6, dim=-1)[:2]
+        return torch.addcmul(shift, self.attention_norm(x), 1 + scale)
 
 
 class Decoder(nn.Module):
@@ -235,24 +285,31 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """The chosen layers.
 
+        The last of them answers for the noisy stream only: nothing reads its clean answers.
+
         Args:
-            x: [N, streams, T, width].
+            x: [N, T, width] of the plain form, [N, streams, T, width] of the denoising one.
             c: conditioning [N or 1, streams, width]; None for the plain form.
-            rotation: of every position of the flattened streams, [2, streams·T, head_width/2].
-            mask: bool [streams·T, streams·T]; None means causal.
+            rotation: of the positions of one stream, [2, T, head_width/2].
+            mask: bool [T, 2T] of :func:`denoising_mask` where x has two streams, else None.
             layers: which of this instance's layers; all of them by default.
             caches: one for every layer; x then continues what they hold.
             keep: whether x enters the caches.
+
+        Returns:
+            Shaped like x, but of two streams the noisy one only, [N, 1, T, width].
         """
-        for i in range(len(self.layers)) if layers is None else layers:
+        chosen = range(len(self.layers)) if layers is None else layers
+        for i in chosen:
+            last = i == chosen[-1]
             cache = None if caches is None else caches[i]
             if self.activation_checkpointing and self.training:
                 x = checkpoint(
-                    self.layers[i], x, c, rotation, mask,
+                    self.layers[i], x, c, rotation, mask, last,
                     use_reentrant=False, preserve_rng_state=False,
                 )  # fmt: skip
             else:
-                x = self.layers[i](x, c, rotation, mask, cache, keep)
+                x = self.layers[i](x, c, rotation, mask, last, cache, keep)
         return x
 
 
@@ -271,8 +328,7 @@ class NextTokenGPT(Decoder):
         """Tokens int64 [N, T] → logits [N, T, vocabulary]; with caches, T further tokens."""
         start = caches[0].length if caches else 0
         rotation = self.rotation[:, start : start + tokens.shape[1]]
-        x = self.embedding(tokens).unsqueeze(1)
-        x = self.run(x, None, rotation, None, layers, caches).squeeze(1)
+        x = self.run(self.embedding(tokens), None, rotation, None, layers, caches)
         return self.head(self.norm(x))
 
 
@@ -322,19 +378,20 @@ class DenoisingGPT(Decoder):
         length, most = z.shape[1], self.shape.context_length
         mask = self.mask
         if length < most:
-            mask = mask.view(2, most, 2, most)[:, :length, :, :length]
-            mask = mask.reshape(2 * length, 2 * length)
-        own = self.rotation[:, :length]
+            mask = mask.view(most, 2, most)[:length, :, :length].flatten(1)
         c = self._conditioning(c_noise)
-        x = self.run(torch.stack([clean, z], 1), c, torch.cat([own, own], 1), mask, layers)
-        return self._output(x[:, 1], c[:, 1])
+        rotation = self.rotation[:, :length]
+        x = self.run(torch.stack([clean, z], 1), c, rotation, mask, layers)
+        return self._output(x[:, 0], c[:, 1])
 
     def read(self, clean: Tensor, caches: list[KeyValueCache]) -> None:
         """Let the caches see further clean tokens, scaled, [N, T, width]."""
         start = caches[0].length
         rotation = self.rotation[:, start : start + clean.shape[1]]
         c = F.silu(self.clean).view(1, 1, -1)
-        self.run(clean.unsqueeze(1), c, rotation, None, None, caches)
+        most = len(self.layers) - 1
+        x = self.run(clean.unsqueeze(1), c, rotation, None, range(most), caches)
+        self.layers[most].remember(x, c, rotation, caches[most])
 
     def next(self, z: Tensor, c_noise: Tensor, caches: list[KeyValueCache]) -> Tensor:
         """F of the noisy token that follows the cached ones: z [N, width], c_noise [N] → like z."""

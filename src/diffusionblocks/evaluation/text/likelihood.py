@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
+from ...losses import next_token_nats
 from ...randomness import stream
 from .sequences import checked, finite
 
@@ -34,9 +34,7 @@ def next_token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         float32 [N, L − 1].
     """
-    # cross_entropy wants the classes second.
-    wide = logits[:, :-1].float().transpose(1, 2)
-    return -F.cross_entropy(wide, tokens[:, 1:].to(logits.device), reduction="none")
+    return -next_token_nats(logits, tokens.to(logits.device))[:, :-1]
 
 
 @torch.inference_mode()
