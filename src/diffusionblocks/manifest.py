@@ -97,7 +97,8 @@ def layer_evaluations(run: RunConfig) -> int:
     """Layer passes of a whole training run, forward, of images or of positions of text.
 
     K iterations of every block: Σ_b K·N·L_b = K·N·L with batch size N; for text times the
-    positions of a sequence, clean and noisy ones alike.
+    positions of a sequence, clean and noisy ones alike. A clean position counts whole in a block's
+    last layer too, which only reads it, so that blocks are never given more than end to end.
     """
     training = run.training
     return training.iterations * training.batch_size * run.positions * run.network.layers
