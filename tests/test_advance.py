@@ -4,15 +4,20 @@ import json
 
 import pytest
 import torch
+from languages import LANGUAGE, write_preset
 
-from diffusionblocks import jobs
-from diffusionblocks.cli import STOPPED, main
+from diffusionblocks import jobs, language_jobs
+from diffusionblocks.cli import main
+from diffusionblocks.config import load_preset
 from diffusionblocks.errors import UserError
 from diffusionblocks.files import write_json
 from diffusionblocks.manifest import assemble
-from diffusionblocks.paper.advance import advance, finished
+from diffusionblocks.paper.advance import advance
+from diffusionblocks.paper.image_pieces import finished_runs, image_pieces
+from diffusionblocks.paper.text_pieces import finished_text_runs, text_pieces
 from diffusionblocks.tensors import load_tensors
 from diffusionblocks.training import loop
+from diffusionblocks.verbs import STOPPED
 
 
 class Clock:
@@ -24,6 +29,10 @@ class Clock:
     def __call__(self):
         self.now += 1.0
         return self.now
+
+
+def quiet(label):
+    return lambda *progress: None
 
 
 def same(a, b):
@@ -123,19 +132,82 @@ def test_a_sweep_in_parts(tiny, tmp_path):
     results, told = tmp_path / "results", []
     names = ["independent-B2-equal_mass-overlap0-s0", "end_to_end-s0"]
     for _ in range(60):
-        if advance(preset, results, names, 0.5, say=told.append):
+        if advance(image_pieces(preset, results, names, quiet), 0.5, say=told.append):
             break
     else:
         raise AssertionError(told)
-    assert {run.name for run in finished(preset, results)} == set(names)
+    assert {run.name for run in finished_runs(preset, results)} == set(names)
     order = [line.split()[0] for line in told if " scores: done" in line]
     assert order == names
-    assert advance(preset, results, names, 0.5, say=told.append), "nothing is left"
+    left = image_pieces(preset, results, names, quiet)
+    assert advance(left, 0.5, say=told.append), "nothing is left"
     same_again = tmp_path / "again"
-    assert advance(preset, same_again, names, 1e6, say=lambda line: None)
+    assert advance(image_pieces(preset, same_again, names, quiet), 1e6, say=lambda line: None)
     for name in names:
         for file in ("block0", "samples-plain"):
             same(*(r / "runs" / name / f"{file}.safetensors" for r in (results, same_again)))
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    # MAUVE asks for 20 texts.
+    plain = LANGUAGE["generation"]["plain"] | {"prompts": 20, "batch_size": 15}
+    return write_preset(tmp_path / "text.yaml", generation={"plain": plain})
+
+
+@pytest.fixture
+def language(text_file):
+    return load_preset(text_file).language
+
+
+def test_a_language_sweep_in_parts(language, tmp_path):
+    names = ["independent-B2-equal_mass-overlap0-frozen-s0", "end_to_end-s0"]
+    results, told = tmp_path / "parts", []
+    for _ in range(60):
+        if advance(text_pieces(language, results, names, quiet), 2.0, say=told.append):
+            break
+    else:
+        raise AssertionError(told)
+    assert {run.name for run in finished_text_runs(language, results)} == set(names)
+    assert [line.split()[0] for line in told if " scores: done" in line] == names
+    assert advance(text_pieces(language, results, names, quiet), 2.0), "nothing is left"
+    whole = tmp_path / "whole"
+    assert advance(text_pieces(language, whole, names, quiet), 1e6, say=lambda line: None)
+    for name in names:
+        for file in ("block0", "samples-plain"):
+            same(*(r / "runs" / name / f"{file}.safetensors" for r in (results, whole)))
+
+
+def test_continuations_in_parts_have_the_same_bits(language, tmp_path, monkeypatch):
+    run, base = language.run("end_to_end-s0"), tmp_path / "r"
+    no_time = text_pieces(language, base, [run.name], quiet)
+    for piece in no_time:
+        piece.work(1e6)
+        if piece.name.endswith("manifest") and run.name in piece.name:
+            break
+    manifest, settings = base / "runs" / run.name / "manifest.json", language.generation["plain"]
+    where = (manifest, base / "data", settings)
+    assert language_jobs.generate_run(*where, tmp_path / "whole.safetensors", quiet(""))
+    monkeypatch.setattr(language_jobs.time, "monotonic", Clock())
+    parts, tries = tmp_path / "parts.safetensors", 1
+    while not language_jobs.generate_run(*where, parts, quiet(""), 4.0):
+        assert not parts.exists()
+        tries += 1
+    assert tries > 1
+    same(tmp_path / "whole.safetensors", parts)
+    assert not list(tmp_path.glob(".*")), "batches of finished continuations are removed"
+
+
+def test_the_verb_does_the_language_half(text_file, tmp_path, capsys):
+    name = "end_to_end-s0"
+    shared = ["advance", "--language", "--preset", str(text_file), "--results", str(tmp_path / "r")]
+    assert main([*shared, "--runs", name, "--seconds", "1000"]) == 0
+    assert "1 of 6 language runs are in" in capsys.readouterr().out
+    scores = (tmp_path / "r/language/tables/scores.csv").read_text()
+    assert name in scores and "independent" not in scores
+    assert not (tmp_path / "r/runs").exists(), "its images are left alone"
+    assert main([*shared, "--runs", name, "--seconds", "1000"]) == 0
+    assert "scores" not in capsys.readouterr().out.splitlines()[0], "nothing is done twice"
 
 
 def test_short_jobs_wait_for_a_part_with_time(tiny, tmp_path):
@@ -143,15 +215,20 @@ def test_short_jobs_wait_for_a_part_with_time(tiny, tmp_path):
     clock = Clock()
     # Three looks at the clock are over half of the time before the first job could begin.
     results = tmp_path / "results"
-    assert not advance(tiny(), results, [], 1.5, clock=clock, say=told.append)
+    pieces = image_pieces(tiny(), results, [], quiet)
+    assert not advance(pieces, 1.5, clock=clock, say=told.append)
     assert told == ["next: data"] and not results.exists()
 
 
-def test_mistakes_are_one_line(tiny, tmp_path):
+def test_mistakes_are_one_line(tiny, language, tmp_path):
     with pytest.raises(UserError, match="expected more than 0"):
-        advance(tiny(), tmp_path, [], 0)
-    with pytest.raises(UserError, match="not in the sweep"):
-        advance(tiny(), tmp_path, ["nothing"], 1)
+        advance([], 0)
+    for pieces, where in (
+        (image_pieces(tiny(), tmp_path, ["nothing"], quiet), "the sweep"),
+        (text_pieces(language, tmp_path, ["nothing"], quiet), "the language sweep"),
+    ):
+        with pytest.raises(UserError, match=f"not in {where}"):
+            advance(pieces, 1)
 
 
 def test_the_verb_writes_tables_of_what_is_done(tiny_file, tmp_path, capsys):

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from diffusionblocks.blocks import Assembled
-from diffusionblocks.cli import Progress, main
+from diffusionblocks.cli import main
 from diffusionblocks.generate import generate_images, layer_evaluations_per_trajectory
 from diffusionblocks.manifest import layer_evaluations
+from diffusionblocks.verbs import Progress
 
 
 class Sweep:

@@ -6,7 +6,6 @@ A mistake that the user can mend is one line on standard error and exit code 2.
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,13 +17,10 @@ from .errors import UserError, of_the_machine
 from .language_commands import add_language
 from .memory.commands import add_memory
 from .paper.commands import add_paper
+from .verbs import Progress, ended, stoppable
 
 CONFIG = Path("workflow/config")
 PRESETS = CONFIG / "presets"
-#: Seconds between two lines of progress where there is no terminal.
-LINE_EVERY = 10.0
-#: Exit code of a job that stopped at its time limit and is not done.
-STOPPED = 3
 
 
 def _preset(arguments: argparse.Namespace) -> Preset:
@@ -49,49 +45,6 @@ def _run(arguments: argparse.Namespace) -> RunConfig:
     return run
 
 
-class Progress:
-    """A bar with loss and rate on a terminal, plain lines elsewhere."""
-
-    def __init__(self, label: str, unit: str, clock: Callable[[], float] = time.monotonic):
-        self.label, self.unit, self.clock = label, unit, clock
-        self.bar = None
-        self.began = self.last_line = clock()
-        self.first: int | None = None
-
-    def __call__(self, done: int, total: int, loss: float | None = None) -> None:
-        """Show that ``done`` of ``total`` are done."""
-        if self.first is None:
-            self.first = 0 if loss is None else max(0, done - 50)
-        if sys.stderr.isatty():
-            self._draw(done, total, loss)
-        elif done == total or self.clock() - self.last_line >= LINE_EVERY:
-            self.last_line = self.clock()
-            rate = (done - self.first) / max(self.clock() - self.began, 1e-9)
-            shown = "" if loss is None else f", loss {loss:.4g}"
-            line = f"{self.label}: {done}/{total} {self.unit}{shown}, {rate:.3g} {self.unit}/s"
-            # A log on a full disk is no reason to stop.
-            with suppress(OSError):
-                print(line, file=sys.stderr, flush=True)
-
-    def _draw(self, done: int, total: int, loss: float | None) -> None:
-        from tqdm import tqdm
-
-        if self.bar is None:
-            self.bar = tqdm(total=total, initial=self.first, desc=self.label, unit=self.unit)
-        self.bar.update(done - self.bar.n)
-        if loss is not None:
-            self.bar.set_postfix(loss=f"{loss:.4g}")
-        if done == total:
-            self.bar.close()
-
-
-def _ended(done: bool) -> int:
-    """Exit code of a job that may stop in between; says so where it did."""
-    if not done:
-        print("diffusionblocks: stopped in time; the same command goes on", file=sys.stderr)
-    return 0 if done else STOPPED
-
-
 def _data(a: argparse.Namespace) -> None:
     from .jobs import prepare_data
 
@@ -109,7 +62,7 @@ def _train(a: argparse.Namespace) -> int:
     from .jobs import train_part
 
     progress = Progress(f"{run.name} {a.part}", "steps")
-    return _ended(train_part(run, a.part, a.data, a.output, a.state, progress, a.stop_after))
+    return ended(train_part(run, a.part, a.data, a.output, a.state, progress, a.stop_after))
 
 
 def _assemble(a: argparse.Namespace) -> None:
@@ -127,7 +80,7 @@ def _sample(a: argparse.Namespace) -> int:
     from .jobs import sample_run
 
     progress = Progress(a.output.stem, "samples")
-    return _ended(sample_run(a.manifest, sampling[a.sampling], a.output, progress, a.stop_after))
+    return ended(sample_run(a.manifest, sampling[a.sampling], a.output, progress, a.stop_after))
 
 
 def _floor(a: argparse.Namespace) -> None:
@@ -220,10 +173,6 @@ def parser() -> argparse.ArgumentParser:
     def of_scores(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
         p.add_argument("--extractor-weights", type=Path, help="weights of the extractor, if local")
         return p
-
-    def stoppable(p: argparse.ArgumentParser) -> None:
-        text = f"seconds after which to leave off; exit code {STOPPED}, the same command goes on"
-        p.add_argument("--stop-after", type=float, metavar="SECONDS", help=text)
 
     verb("runs", _runs, "list the runs of a preset: name, hash, parts")
     verb("data", _data, "decode the data set", "output")

@@ -9,6 +9,9 @@ from torch import Tensor
 from .errors import UserError
 from .tensors import load_tensors, save_tensors
 
+#: Beside the tensors of a batch: how long it took to draw them.
+SECONDS = "seconds"
+
 
 class DrawnBatches:
     """Batches by the number of their first sample.
@@ -39,18 +42,18 @@ class DrawnBatches:
                 return False
         return first in self._here
 
-    def add(self, first: int, images: Tensor, labels: Tensor, seconds: float, last: bool) -> None:
-        """Keep a batch; on disk too unless this process is to draw to the last."""
+    def add(self, first: int, batch: dict[str, Tensor], seconds: float, last: bool) -> None:
+        """Keep a batch of samples; on disk too unless this process is to draw to the last."""
         taken = torch.tensor(seconds, dtype=torch.float64)
-        self._here[first] = {"images": images, "labels": labels, "seconds": taken}
+        self._here[first] = {**batch, SECONDS: taken}
         if not last:
             save_tensors(self._path(first), self._here[first], {})
 
-    def joined(self) -> tuple[Tensor, Tensor, float]:
-        """Images uint8 [N, C, H, W] and labels int64 [N] in order, and seconds of drawing."""
+    def joined(self) -> tuple[dict[str, Tensor], float]:
+        """What was added, joined in the order of the samples, and seconds of drawing."""
         batches = [self._here[first] for first in sorted(self._here)]
-        images, labels = (torch.cat([b[key] for b in batches]) for key in ("images", "labels"))
-        return images, labels, sum(b["seconds"].item() for b in batches)
+        joined = {key: torch.cat([b[key] for b in batches]) for key in batches[0] if key != SECONDS}
+        return joined, sum(b[SECONDS].item() for b in batches)
 
     def forget(self) -> None:
         """Remove the batches from the disk: the samples stand as one file."""

@@ -259,12 +259,13 @@ def sample_run(
         if stop_after is not None and time.monotonic() - began >= stop_after:
             return False
         started = time.monotonic()
-        drawn = generate_images(model, settings, first, count, config.seed, decode)
-        kept.add(first, *drawn, time.monotonic() - started, last=stop_after is None)
+        images, labels = generate_images(model, settings, first, count, config.seed, decode)
+        drawn = {"images": images, "labels": labels}
+        kept.add(first, drawn, time.monotonic() - started, last=stop_after is None)
         report(first + count, settings.samples)
-    images, labels, seconds = kept.joined()
+    drawn, seconds = kept.joined()
     output.with_suffix(".json").unlink(missing_ok=True)
-    save_tensors(output, {"images": images, "labels": labels}, {"config_hash": config.hash})
+    save_tensors(output, drawn, {"config_hash": config.hash})
     record = {
         "run": config.identity(),
         "config_hash": config.hash,

@@ -7,13 +7,22 @@ from typing import Any
 
 from .config import GenerationConfig, LanguageConfig, Preset, TextRun
 from .errors import UserError
+from .verbs import Progress, ended, stoppable
+
+
+def language_of(preset: Preset, name: str) -> LanguageConfig:
+    """The language half of a preset.
+
+    Raises:
+        UserError: it has none.
+    """
+    if preset.language is None:
+        raise UserError(f"preset {name} has no language section; expected one: add it")
+    return preset.language
 
 
 def _language(a: argparse.Namespace) -> LanguageConfig:
-    language = a.read_preset(a).language
-    if language is None:
-        raise UserError(f"preset {a.preset} has no language section; expected one: add it")
-    return language
+    return language_of(a.read_preset(a), a.preset)
 
 
 def _run(a: argparse.Namespace) -> TextRun:
@@ -50,12 +59,12 @@ def _data(a: argparse.Namespace) -> None:
     prepare_data(language, a.output)
 
 
-def _train(a: argparse.Namespace) -> None:
+def _train(a: argparse.Namespace) -> int:
     run = _run(a)
-    from .cli import Progress
     from .jobs import train_part
 
-    train_part(run, a.part, a.data, a.output, a.state, Progress(f"{run.name} {a.part}", "steps"))
+    progress = Progress(f"{run.name} {a.part}", "steps")
+    return ended(train_part(run, a.part, a.data, a.output, a.state, progress, a.stop_after))
 
 
 def _assemble(a: argparse.Namespace) -> None:
@@ -68,7 +77,6 @@ def _assemble(a: argparse.Namespace) -> None:
 
 def _generate(a: argparse.Namespace) -> None:
     chosen = {name: _generation(a, name) for name in a.generation}
-    from .cli import Progress
     from .language_jobs import generate_run
 
     for name, settings in chosen.items():
@@ -146,6 +154,7 @@ def add_language(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]
     kind("data", _data, "tokenise the text", "output")
     p = of_run(kind("train", _train, "train one part of a run", "data", "output", "state"))
     p.add_argument("--part", required=True, help="block0, block1, … or all")
+    stoppable(p)
     of_run(kind("assemble", _assemble, "join a run's parts in a manifest", "parts", "output"))
     p = kind("generate", _generate, "continue held-out prompts", "manifest", "data", "output")
     p.add_argument("--generation", required=True, nargs="+", help="some of the preset's by name")

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import GenerationConfig, LanguageConfig, TextRun, validated
+from .config import GenerationConfig, LanguageConfig, TextRun, digest, validated
 from .data.text import TextSplit, load_text, prepare_text
 from .data.tokenizers import load_tokenizer
 from .devices import prepare
+from .drawn import DrawnBatches
 from .errors import UserError
-from .files import write_json
+from .files import sha256, write_json
 from .jobs import peak_memory
 from .provenance import provenance
 from .records import read_record
@@ -58,11 +59,18 @@ def generate_run(
     settings: GenerationConfig,
     output: Path,
     report: Callable[[int, int], None],
-) -> None:
+    stop_after: float | None = None,
+) -> bool:
     """Verb ``language generate``: continue held-out prompts with one run.
 
     Writes ``output`` (tokens [prompts, continuations, prompt_length + new_tokens]) and
     ``<stem>.json`` with the throughput.
+
+    Args:
+        stop_after: seconds after which to keep the batches made so far and stop.
+
+    Returns:
+        Whether all continuations are made; otherwise the same call goes on with them.
     """
     config = validated(TextRun, read_record(manifest, {"config": dict})["config"], manifest.name)
     device = prepare(config.compute.device, config.compute.threads)
@@ -71,29 +79,40 @@ def generate_run(
     length = settings.prompt_length + settings.new_tokens
     real = prompts_and_truth(load_text(data, "test", length), settings)
     prompts = real[:, : settings.prompt_length].repeat_interleave(settings.continuations, 0)
+    kept = DrawnBatches(
+        output.with_name(f".{output.stem}-batches"),
+        digest([sha256(manifest), settings.model_dump(mode="json")]),
+    )
     began = time.monotonic()
-    batches = []
     for first in range(0, len(prompts), settings.batch_size):
+        if kept.has(first):
+            continue
+        if stop_after is not None and time.monotonic() - began >= stop_after:
+            return False
+        started = time.monotonic()
         batch = prompts[first : first + settings.batch_size]
-        batches.append(continue_prompts(model, batch, settings, first, config.seed))
+        made = {"tokens": continue_prompts(model, batch, settings, first, config.seed)}
+        kept.add(first, made, time.monotonic() - started, last=stop_after is None)
         report(first + len(batch), len(prompts))
-    seconds = time.monotonic() - began
-    tokens = torch.cat(batches).view(settings.prompts, settings.continuations, length)
+    drawn, seconds = kept.joined()
+    tokens = drawn["tokens"].view(settings.prompts, settings.continuations, length)
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, {"tokens": tokens.int()}, {"config_hash": config.hash})
-    made = len(prompts) * settings.new_tokens
+    new = len(prompts) * settings.new_tokens
     record = {
         "run": config.identity(),
         "config_hash": config.hash,
         "settings": settings.model_dump(mode="json"),
-        "tokens": made,
+        "tokens": new,
         "seconds": seconds,
-        "tokens_per_second": made / seconds,
+        "tokens_per_second": new / max(seconds, 1e-9),
         "layer_passes_per_token": layer_passes_per_token(model, settings),
         **peak_memory(device),
         "provenance": provenance(device),
     }
     write_json(output.with_suffix(".json"), record)
+    kept.forget()
+    return True
 
 
 def complete(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Preset
+from ..language_commands import language_of
+from ..verbs import STOPPED, ended
 
 CONFIG = Path("workflow/config")
-#: Exit code of ``advance`` while there is something left to do.
-UNFINISHED = 3
 
 
 def _lines(label: str) -> Callable[..., None]:
@@ -46,24 +46,42 @@ def run_cost(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
     print(table((name, cost(p, Path("results") / name)) for name, p in presets.items()), end="")
 
 
-def run_advance(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> int:
-    """Verb ``advance``."""
-    preset = read_preset(a)
-    name = Path(a.preset).stem
-    results = a.results or Path("results") / name
-    from .advance import advance, finished
+def _advance_images(preset: Preset, name: str, results: Path, a: argparse.Namespace) -> bool:
+    from .advance import advance
+    from .image_pieces import finished_runs, image_pieces
 
-    say = partial(print, flush=True)
-    over = advance(preset, results, a.runs or [], a.seconds, say=say, report=_lines)
-    runs = finished(preset, results)
-    if runs:
+    pieces = image_pieces(preset, results, a.runs or [], _lines)
+    over = advance(pieces, a.seconds, say=partial(print, flush=True))
+    if runs := finished_runs(preset, results):
         from ..report.tables import write_tables
 
         write_tables(preset, name, results, results / "tables", runs)
         print(f"{len(runs)} of {len(preset.runs())} runs are in {results}/tables")
-    if not over:
-        print("diffusionblocks: stopped in time; the same command goes on", file=sys.stderr)
-    return 0 if over else UNFINISHED
+    return over
+
+
+def _advance_language(preset: Preset, name: str, results: Path, a: argparse.Namespace) -> bool:
+    language, base = language_of(preset, a.preset), results / "language"
+    from .advance import advance
+    from .text_pieces import finished_text_runs, text_pieces
+
+    pieces = text_pieces(language, base, a.runs or [], _lines)
+    over = advance(pieces, a.seconds, say=partial(print, flush=True))
+    if runs := finished_text_runs(language, base):
+        from ..report.language_tables import write_language_tables
+
+        tables = base / "tables"
+        write_language_tables(language, name, preset.description, base, tables, runs)
+        print(f"{len(runs)} of {len(language.runs())} language runs are in {tables}")
+    return over
+
+
+def run_advance(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> int:
+    """Verb ``advance``."""
+    preset, name = read_preset(a), Path(a.preset).stem
+    results = a.results or Path("results") / name
+    half = _advance_language if a.language else _advance_images
+    return ended(half(preset, name, results, a))
 
 
 def run_export(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
@@ -104,8 +122,9 @@ def add_paper(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]) -
     p = verb(verbs, "cost", run_cost, "what presets cost: jobs, memory, disk", preset=False)
     p.add_argument("presets", nargs="+", metavar="PRESET")
     p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
-    text = f"do part of a sweep and stop in time; exit code {UNFINISHED}: the same call goes on"
+    text = f"do part of a sweep and stop in time; exit code {STOPPED}: the same call goes on"
     p = verb(verbs, "advance", run_advance, text)
+    p.add_argument("--language", action="store_true", help="of its language half, not its images")
     p.add_argument("--seconds", type=float, default=480.0, help="when to leave off")
     p.add_argument("--runs", nargs="+", help="runs to do, in this order; all of the preset")
     p.add_argument("--results", type=Path, help="folder of the sweep; results/PRESET when absent")

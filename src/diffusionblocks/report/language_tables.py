@@ -6,6 +6,7 @@ from typing import Any
 
 from ..config import GenerationConfig, LanguageConfig, TextRun
 from ..errors import UserError
+from ..evaluation.text.bound import CURVE_COLUMNS
 from ..evaluation.text.matched import matched_perplexity
 from ..records import TEXT, TEXT_FLOOR, TEXT_SAMPLED, TEXT_SCORES, read_record
 from .statistics import METHOD_NAMES
@@ -190,7 +191,12 @@ def _settings(
 
 
 def write_language_tables(
-    language: LanguageConfig, name: str, description: str, results: Path, output: Path
+    language: LanguageConfig,
+    name: str,
+    description: str,
+    results: Path,
+    output: Path,
+    finished: list[TextRun] | None = None,
 ) -> None:
     """Write every table of a finished language sweep.
 
@@ -199,11 +205,12 @@ def write_language_tables(
         description: the preset's own.
         results: folder with data/, runs/ and floor.json.
         output: folder for the CSV files.
+        finished: the runs to tabulate, of a sweep that is not; every run when absent.
 
     Raises:
         UserError: a file of a run is missing or damaged.
     """
-    runs = language.runs()
+    runs = language.runs() if finished is None else finished
     found = {
         run.name: read_scores(language, results / "runs" / run.name / "scores.json") for run in runs
     }
@@ -233,4 +240,5 @@ def write_language_tables(
     text = read_record(results / "data" / "text.json", TEXT)
     tables["setting"] = _settings(language, name, description, text, floor["provenance"])
     for table, rows in tables.items():
-        write_csv(output / f"{table}.csv", rows)
+        # Only the curve may have no rows: end to end the likelihood is exact.
+        write_csv(output / f"{table}.csv", rows, [*runs[0].identity(), "split", *CURVE_COLUMNS])

@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,17 @@ PER_CLASS = 4
 SHOWN_CLASSES = 10
 
 
-def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows of equal keys whole; the first row names the columns."""
+def write_csv(
+    path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Write rows of equal keys whole; the first row names the columns.
+
+    Args:
+        columns: their names, of a table that may have no rows.
+    """
     rows = list(rows)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]) if rows else columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -141,6 +141,13 @@ def _integral(denoiser, table, tokens, lo, hi, draws, seed, batch_size) -> Tenso
     return total * width / draws
 
 
+#: The bound at a cut, its two terms, and what it is above its value at σ_max.
+CURVE_TERMS = ("bound", "cross_entropy", "integral", "excess")
+CURVE_COLUMNS = (
+    "sigma_0", *(f"{term}{kind}" for term in CURVE_TERMS for kind in ("", "_error")), "sequences"
+)  # fmt: skip
+
+
 def curve(samples: BoundSamples) -> list[dict[str, float]]:
     """One row a cut: means and standard errors of the bound, its terms and its excess.
 
@@ -148,19 +155,12 @@ def curve(samples: BoundSamples) -> list[dict[str, float]]:
     exact denoiser.
     """
     nats = samples.nats
-    columns = {
-        "bound": nats,
-        "cross_entropy": samples.cross_entropy,
-        "integral": samples.integral,
-        "excess": nats - nats[:, -1:],
-    }
+    terms = (nats, samples.cross_entropy, samples.integral, nats - nats[:, -1:])
     rows = []
     for k, sigma in enumerate(samples.cuts.tolist()):
-        row: dict[str, float] = {"sigma_0": sigma}
-        for name, values in columns.items():
-            estimate = mean_estimate(values[:, k])
-            row |= {name: estimate.value, f"{name}_error": estimate.error}
-        rows.append(row | {"sequences": len(nats)})
+        found = [mean_estimate(values[:, k]) for values in terms]
+        numbers = [number for e in found for number in (e.value, e.error)]
+        rows.append(dict(zip(CURVE_COLUMNS, (sigma, *numbers, len(nats)), strict=True)))
     return rows
 
 
