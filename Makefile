@@ -14,6 +14,7 @@ CORES = all
 WORKERS = 2
 SECONDS = 480
 RUNS =
+LANGUAGE =
 REFERENCE =
 
 .DEFAULT_GOAL := help
@@ -69,9 +70,9 @@ replicate smoke: $(STAMP)
 	snakemake --cores $(CORES) --config preset=$(PRESET) $(if $(SET),set="$(SET)")
 
 advance: PRESET = cifar10
-advance: $(STAMP) ## do part of a sweep, for SECONDS=480 (PRESET=cifar10, RUNS="…"); resumable
+advance: $(STAMP) ## do part of a sweep, for SECONDS=480 (PRESET=cifar10, RUNS="…", LANGUAGE=1)
 	diffusionblocks advance --preset $(PRESET) --seconds $(SECONDS) $(if $(RUNS),--runs $(RUNS)) \
-		$(if $(SET),--set $(SET))
+		$(if $(LANGUAGE),--language) $(if $(SET),--set $(SET))
 
 report: $(STAMP) ## draw notebooks and verdicts from REFERENCE=results/reference/…/…
 	@[ -n "$(REFERENCE)" ] || { echo "make report: found no REFERENCE; expected a folder with" \

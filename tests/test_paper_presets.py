@@ -66,6 +66,20 @@ def test_recipes_are_the_published_ones(name, layers, width, heads, rate):
     assert preset.noise.sigma_data == 0.5
 
 
+@pytest.mark.parametrize(("name", "context"), [("lm1b", 256), ("openwebtext", 3072)])
+def test_language_recipes_are_the_published_ones(name, context):
+    language = published(name).language
+    network, training = language.network, language.training
+    assert (network.layers, network.width, network.heads) == (12, 768, 12)
+    assert network.context_length == context
+    assert (training.batch_size, training.learning_rate) == (256, 3e-4)
+    assert (training.schedule, training.warmup_iterations) == ("constant", 2500)
+    first = next(iter(language.generation.values()))
+    assert (first.prompts, first.continuations, first.new_tokens) == (1000, 5, 50)
+    assert language.evaluation.mauve_scaling == 0.2
+    assert ("blockwise_independent", 4) in {(run.method, run.blocks) for run in language.runs()}
+
+
 def test_cifar10_holds_every_row_of_the_published_tables():
     runs = published("cifar10").runs()
     rows = {
@@ -149,8 +163,6 @@ def test_one_real_step_of_a_block_on_imagenet(latents, tmp_path):
 
 @pytest.mark.slow
 def test_one_real_step_of_the_whole_network_on_imagenet(latents, tmp_path):
-    if "WHOLE_NETWORK" not in os.environ:
-        pytest.skip("takes 10 GB of memory and some minutes; set WHOLE_NETWORK=1 to run it")
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if available < WHOLE_BYTES:
         pytest.skip(f"needs {WHOLE_BYTES / 1e9:.0f} GB of memory, found {available / 1e9:.0f}")
@@ -160,6 +172,68 @@ def test_one_real_step_of_the_whole_network_on_imagenet(latents, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     numbers, kibibytes = map(int, done.stdout.split())
     assert numbers > 455e6 and 1024 * kibibytes < WHOLE_BYTES
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokeniser file of as many tokens as the published one has."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = ["<unk>", "</s>", *(f"word{i}" for i in range(31_998))]
+    tokenizer = Tokenizer(models.WordLevel(dict(zip(names, range(32_000), strict=True)), "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+#: As published, but for text that is at hand and what a CPU can do in a minute.
+TINY_TEXT = [
+    *(f"language.{setting}" for setting in TINY),
+    "language.training.warmup_iterations=0", "language.training.accumulation=1",
+    "language.data={name: pydoc_topics}",
+    "language.generation={plain: {prompts: 1, prompt_length: 4, new_tokens: 2, steps: 4}}",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "context", "names"),
+    [
+        ("lm1b", 256, ["end_to_end-s0", "independent-B4-equal_mass-overlap0.1-frozen-s0",
+                       "interleaved-B4-equal_mass-overlap0.1-joint-s0"]),
+        ("openwebtext", 3072, ["end_to_end-s0", "independent-B4-equal_mass-overlap0.1-frozen-s0"]),
+        ("books", 256, ["independent-B4-equal_mass-overlap0.1-lr3-frozen-s0"]),
+    ],
+)  # fmt: skip
+def test_one_real_step_of_every_kind_of_language_job(words, tmp_path, preset, context, names):
+    tokenizer = f"language.tokenizer={{kind: hub, name: {words}}}"
+    overrides = [*TINY_TEXT, tokenizer]
+    language = load_preset(PRESETS / f"{preset}.yaml", overrides).language
+    n = language.network
+    assert (n.layers, n.width, n.heads, n.mlp_width) == (12, 768, 12, 2048)
+    assert n.context_length == context
+    select = ["--preset", preset, "--set", *overrides]
+    data = tmp_path / "data"
+    call("language", "data", *select, "--output", data)
+    for name in names:
+        run, folder = language.run(name), tmp_path / name
+        whole = preset == "lm1b" or len(run.parts) == 1
+        for part in run.parts if whole else run.parts[1:2]:
+            output = folder / f"{part}.safetensors"
+            call("language", "train", *select, "--run", name, "--part", part, "--data", data,
+                 "--output", output, "--state", tmp_path / "state")  # fmt: skip
+            record = read_json(output.with_suffix(".json"))
+            assert record["diverged_at"] is None
+            layers, tokens = sum(b["layers"] for b in record["blocks"]), 2 * 32_000 * n.width
+            assert record["parameters"] > layers * 12 * n.width**2 + tokens / 2
+        if whole:
+            manifest = folder / "manifest.json"
+            call("language", "assemble", *select, "--run", name, "--parts", folder,
+                 "--output", manifest)  # fmt: skip
+            call("language", "generate", *select, "--generation", "plain", "--manifest", manifest,
+                 "--data", data, "--output", folder)  # fmt: skip
+            assert load_tensors(folder / "samples-plain.safetensors")["tokens"].shape == (1, 1, 6)
 
 
 def test_cost_counts_what_the_preset_runs(tiny, tmp_path):

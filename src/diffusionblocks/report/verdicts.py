@@ -9,6 +9,7 @@ from ..files import atomic_path, write_text
 from ..ledger import Ledger
 from . import read_setting, read_table
 from .measures import sources
+from .stability import IDENTITY
 from .statistics import measured_on, signed
 
 
@@ -39,7 +40,7 @@ def interval(row: dict) -> str:
 
 
 def scale_of(tables: Path) -> str:
-    """At what scale a sweep was run, in words."""
+    """At what scale a sweep's images were run, in words."""
     setting = read_setting(tables)
     scores = read_table(tables, "scores")
     measured = measured_on(setting, scores[scores["metric"] == "fid"])
@@ -69,13 +70,13 @@ def text_table(claims: pd.DataFrame) -> str:
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]
     counts = claims["verdict"].value_counts()
     total = ", ".join(f"{counts.get(v, 0)} {v}" for v in VERDICTS)
-    scale = rows[0]["scale"] if rows else ""
+    scale = "; ".join(dict.fromkeys(row["scale"] for row in rows))
     return "\n".join([f"At this scale: {scale}", "", *lines, "", f"{total}."]) + "\n"
 
 
 def write_verdicts(
     ledger: Ledger,
-    tables: Path,
+    tables: Path | None,
     memory: Path | None,
     language: Path | None,
     published: Path,
@@ -84,7 +85,7 @@ def write_verdicts(
     """Judge every claim from a sweep's tables.
 
     Args:
-        tables: folder of the sweep's tables.
+        tables: folder of its images' tables; may be absent.
         memory: folder of its memory tables; may be absent.
         language: folder of its language tables; may be absent.
         published: published.csv.
@@ -97,11 +98,12 @@ def write_verdicts(
     paper = read_table(published.parent, published.stem, text=True).fillna("")
     scales = {} if language is None else {"language": language_scale(language)}
     floors = {} if language is None else {"language": read_table(language, "floors")}
-    claims, evidence = verdicts(ledger, found, paper, scale_of(tables), scales, floors)
+    scale = "no images" if tables is None else scale_of(tables)
+    claims, evidence = verdicts(ledger, found, paper, scale, scales, floors)
     for name, frame in (
         ("claims", claims),
         ("evidence", evidence),
-        ("stability", found["stability"]),
+        ("stability", found.get("stability", pd.DataFrame(columns=[*IDENTITY, "metric", "value"]))),
     ):
         with atomic_path(output / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False)
