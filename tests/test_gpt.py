@@ -191,12 +191,13 @@ def test_denoising_cache_changes_nothing():
     with torch.no_grad():
         whole = network(z, c_noise, clean)
         caches = network.caches(2)
-        network.read(clean[:, :4], caches)
+        level, known = network.modulation(c_noise), network.modulation(None)
+        network.read(clean[:, :4], known, caches)
         for i in range(4, 12):
             for _ in range(2):  # a second look: the first must leave nothing behind
-                found = network.next(z[:, i], c_noise, caches)
+                found = network.next(z[:, i], level, caches)
                 assert torch.allclose(found, whole[:, i], atol=1e-5)
-            network.read(clean[:, i : i + 1], caches)
+            network.read(clean[:, i : i + 1], known, caches)
 
 
 def test_checkpointing_gives_the_same_gradients():

@@ -1,12 +1,15 @@
 """Continuations of prompts: one token after another, each a forward pass or a denoising chain."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .config import GenerationConfig
 from .errors import UserError
+from .networks.gpt import Modulation
 from .noise import GRIDS
 from .partition import owner
 from .randomness import initial_noise, stream
@@ -62,6 +65,20 @@ class _NextToken:
         return self.network(tokens[:, start:position], caches=self.caches)[:, -1]
 
 
+class _Level(NamedTuple):
+    """A noise level of a token's chain, and what it makes of the conditioning of every row.
+
+    Attributes:
+        block: the block that owns it.
+        sigmas: sigma for every row, [N].
+    """
+
+    block: int
+    sigma: float
+    sigmas: Tensor
+    modulation: Modulation
+
+
 class _Denoising:
     """Last logits of a chain of blocks for growing sequences.
 
@@ -72,10 +89,16 @@ class _Denoising:
 
     def __init__(self, model: TextModel, settings: GenerationConfig, noise: Tensor, first: int):
         self.model, self.noise, self.first = model, noise, first
-        self.levels = levels_of(model, settings)
-        self.owners = [owner(model.ranges, sigma) for sigma in self.levels[:-1]]
         self.cached = settings.cache
-        self.caches = {b: model.blocks[b].caches(len(noise)) for b in set(self.owners)}
+        n, sigmas = len(noise), levels_of(model, settings)[:-1]
+        self.levels = []
+        for sigma in sigmas:
+            b, column = owner(model.ranges, sigma), torch.full((n,), sigma, device=noise.device)
+            c_noise = model.preconditioning.c_noise(column)
+            self.levels.append(_Level(b, sigma, column, model.block(b).modulation(c_noise)))
+        used = dict.fromkeys(level.block for level in self.levels)
+        self.clean = {b: model.block(b).modulation(None) for b in used}
+        self.caches = {b: model.blocks[b].caches(n) for b in used}
         if model.one_block:
             for caches in self.caches.values():
                 for cache in caches:
@@ -93,24 +116,24 @@ class _Denoising:
         if start < position:
             clean = self.model.embed(tokens[:, start:position])
             sigma_data = self.model.preconditioning.sigma_data
-            self.model.block(b).read(clean / sigma_data, caches)
+            self.model.block(b).read(clean / sigma_data, self.clean[b], caches)
         return caches
 
     def logits(self, tokens: Tensor, position: int) -> Tensor:
         """Logits [N, vocabulary] at the last noise level of the token at a position."""
         model, pre = self.model, self.model.preconditioning
-        z = self.levels[0] * self.noise[:, position - self.first]
-        for sigma, sigma_next, b in zip(
-            self.levels[:-1], self.levels[1:], self.owners, strict=True
-        ):
-            caches, network = self._past(b, tokens, position), model.block(b)
-            sigmas = torch.full((len(z),), sigma, device=z.device)
-            d = pre.denoise(lambda z, c, n=network, k=caches: n.next(z, c, k), z, sigmas)
+        z = self.levels[0].sigma * self.noise[:, position - self.first]
+        for level, following in zip(self.levels, [*self.levels[1:], None], strict=True):
+            caches = self._past(level.block, tokens, position)
+            network = model.block(level.block)
+            f = partial(network.next, m=level.modulation, caches=caches)
+            d = pre.denoise(lambda z, c_noise, f=f: f(z), z, level.sigmas)
             logits = network.logits(d / pre.sigma_data)
-            # The posterior mean of the embedding: the denoiser that cross-entropy trains.
-            mean = torch.softmax(logits, 1) @ model.table
-            ratio = sigma_next / sigma
-            z = ratio * z + (1 - ratio) * mean
+            if following is not None:
+                # The posterior mean of the embedding: the denoiser that cross-entropy trains.
+                mean = torch.softmax(logits, 1) @ model.table
+                ratio = following.sigma / level.sigma
+                z = ratio * z + (1 - ratio) * mean
         return logits
 
 

@@ -7,6 +7,7 @@ No layer knows about blocks.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -192,7 +193,6 @@ class DecoderLayer(nn.Module):
         mask: Tensor | None,
         last: bool = False,
         cache: KeyValueCache | None = None,
-        keep: bool = True,
     ) -> Tensor:
         """x [N, T, width] → shaped like x; see :meth:`Decoder.run`.
 
@@ -200,9 +200,25 @@ class DecoderLayer(nn.Module):
         ``last`` two streams become one.
         """
         if self.adaln is None:
-            x = x + self.attention(self.attention_norm(x), rotation, cache, keep)
+            x = x + self.attention(self.attention_norm(x), rotation, cache)
             return x + self.mlp(self.mlp_norm(x))
-        m = self._modulation(c)
+        return self.modulated(x, self.modulation(c), rotation, mask, last)
+
+    def modulated(
+        self,
+        x: Tensor,
+        m: Tensor,
+        rotation: Tensor,
+        mask: Tensor | None = None,
+        last: bool = False,
+        cache: KeyValueCache | None = None,
+        keep: bool = True,
+    ) -> Tensor:
+        """The denoising form, given what :meth:`modulation` makes of its conditioning.
+
+        Args:
+            keep: whether x enters the cache.
+        """
         h = self._attention_input(x, m)
         if mask is None:
             y = self.attention(h.squeeze(1), rotation, cache, keep).unsqueeze(1)
@@ -216,12 +232,12 @@ class DecoderLayer(nn.Module):
         h = torch.addcmul(shift_m, self.mlp_norm(x), 1 + scale_m)
         return torch.addcmul(x, 1 + gate_m, self.mlp(h))
 
-    def remember(self, x: Tensor, c: Tensor, rotation: Tensor, cache: KeyValueCache) -> None:
+    def remember(self, x: Tensor, m: Tensor, rotation: Tensor, cache: KeyValueCache) -> None:
         """Let a cache read x [N, 1, T, width] of which nobody needs the answer."""
-        h = self._attention_input(x, self._modulation(c))
+        h = self._attention_input(x, m)
         self.attention.remember(h.squeeze(1), rotation, cache)
 
-    def _modulation(self, c: Tensor) -> Tensor:
+    def modulation(self, c: Tensor) -> Tensor:
         """Shift, scale and gate of attention, then of SwiGLU, [N or 1, streams, 1, 6·width]."""
         return self.adaln(c).unsqueeze(2)
 
@@ -281,7 +297,6 @@ class Decoder(nn.Module):
         mask: Tensor | None = None,
         layers: range | None = None,
         caches: list[KeyValueCache] | None = None,
-        keep: bool = True,
     ) -> Tensor:
         """The chosen layers.
 
@@ -293,8 +308,7 @@ class Decoder(nn.Module):
             rotation: of the positions of one stream, [2, T, head_width/2].
             mask: bool [T, 2T] of :func:`denoising_mask` where x has two streams, else None.
             layers: which of this instance's layers; all of them by default.
-            caches: one for every layer; x then continues what they hold.
-            keep: whether x enters the caches.
+            caches: one for every layer of the plain form; x then continues what they hold.
 
         Returns:
             Shaped like x, but of two streams the noisy one only, [N, 1, T, width].
@@ -309,7 +323,7 @@ class Decoder(nn.Module):
                     use_reentrant=False, preserve_rng_state=False,
                 )  # fmt: skip
             else:
-                x = self.layers[i](x, c, rotation, mask, last, cache, keep)
+                x = self.layers[i](x, c, rotation, mask, last, cache)
         return x
 
 
@@ -330,6 +344,18 @@ class NextTokenGPT(Decoder):
         rotation = self.rotation[:, start : start + tokens.shape[1]]
         x = self.run(self.embedding(tokens), None, rotation, None, layers, caches)
         return self.head(self.norm(x))
+
+
+class Modulation(NamedTuple):
+    """Shifts, scales and gates at one noise level.
+
+    Attributes:
+        layers: of every layer, [N or 1, 1, 1, 6·width].
+        head: [N or 1, 2·width].
+    """
+
+    layers: list[Tensor]
+    head: Tensor
 
 
 class DenoisingGPT(Decoder):
@@ -382,24 +408,37 @@ class DenoisingGPT(Decoder):
         c = self._conditioning(c_noise)
         rotation = self.rotation[:, :length]
         x = self.run(torch.stack([clean, z], 1), c, rotation, mask, layers)
-        return self._output(x[:, 0], c[:, 1])
+        return self._output(x[:, 0], self.head_adaln(c[:, 1]))
 
-    def read(self, clean: Tensor, caches: list[KeyValueCache]) -> None:
+    def modulation(self, c_noise: Tensor | None) -> Modulation:
+        """What a noise level [N], or for None a clean token, makes of every layer and of the head.
+
+        It is the same for every token, so generation asks for it once a noise level.
+        """
+        if c_noise is None:
+            c = F.silu(self.clean).view(1, 1, -1)
+        else:
+            c = self._conditioning(c_noise)[:, 1:]
+        return Modulation([layer.modulation(c) for layer in self.layers], self.head_adaln(c[:, 0]))
+
+    def read(self, clean: Tensor, m: Modulation, caches: list[KeyValueCache]) -> None:
         """Let the caches see further clean tokens, scaled, [N, T, width]."""
         start = caches[0].length
         rotation = self.rotation[:, start : start + clean.shape[1]]
-        c = F.silu(self.clean).view(1, 1, -1)
-        most = len(self.layers) - 1
-        x = self.run(clean.unsqueeze(1), c, rotation, None, range(most), caches)
-        self.layers[most].remember(x, c, rotation, caches[most])
+        x = clean.unsqueeze(1)
+        *others, (layer, own, cache) = zip(self.layers, m.layers, caches, strict=True)
+        for before, modulation, filled in others:
+            x = before.modulated(x, modulation, rotation, cache=filled)
+        layer.remember(x, own, rotation, cache)
 
-    def next(self, z: Tensor, c_noise: Tensor, caches: list[KeyValueCache]) -> Tensor:
-        """F of the noisy token that follows the cached ones: z [N, width], c_noise [N] → like z."""
+    def next(self, z: Tensor, m: Modulation, caches: list[KeyValueCache]) -> Tensor:
+        """F of the noisy token that follows the cached ones: z [N, width] → like z."""
         start = caches[0].length
-        c = self._conditioning(c_noise)[:, 1:]
         rotation = self.rotation[:, start : start + 1]
-        x = self.run(z[:, None, None], c, rotation, None, None, caches, keep=False)
-        return self._output(x[:, 0], c[:, 0]).squeeze(1)
+        x = z[:, None, None]
+        for layer, own, cache in zip(self.layers, m.layers, caches, strict=True):
+            x = layer.modulated(x, own, rotation, cache=cache, keep=False)
+        return self._output(x[:, 0], m.head).squeeze(1)
 
     def logits(self, denoised: Tensor) -> Tensor:
         """Logits of denoised vectors in units of σ_data, [..., width] → [..., vocabulary]."""
@@ -410,6 +449,6 @@ class DenoisingGPT(Decoder):
         noisy = self.noise(c_noise)
         return F.silu(torch.stack([self.clean.expand_as(noisy), noisy], 1))
 
-    def _output(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.head_adaln(c).unsqueeze(1).chunk(2, dim=2)
+    def _output(self, x: Tensor, m: Tensor) -> Tensor:
+        shift, scale = m.unsqueeze(1).chunk(2, dim=2)
         return torch.addcmul(shift, self.norm(x), 1 + scale)
