@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Preset
+from ..errors import UserError
 from ..language_commands import language_of
 from ..verbs import STOPPED, ended
 
@@ -38,12 +39,20 @@ def run_latents(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> No
 
 def run_cost(a: argparse.Namespace, read_preset: Callable[..., Preset]) -> None:
     """Verb ``cost``."""
-    presets = {}
-    for name in a.presets:
-        presets[name] = read_preset(argparse.Namespace(preset=name, set=a.set))
-    from .cost import cost, table
 
-    print(table((name, cost(p, Path("results") / name)) for name, p in presets.items()), end="")
+    def read(names: list[str]) -> list[tuple[str, Preset]]:
+        return [(name, read_preset(argparse.Namespace(preset=name, set=a.set))) for name in names]
+
+    images, texts = read(a.presets), read(a.language or [])
+    halves = [(name, language_of(preset, name)) for name, preset in texts]
+    if not images and not halves:
+        raise UserError("cost: found no preset; expected one: name it, or --language and its name")
+    from .cost import cost, table
+    from .text_cost import text_cost
+
+    costs = [(f"`{name}`", cost(preset, Path("results") / name)) for name, preset in images]
+    costs += [(f"`{name}`, language", text_cost(language)) for name, language in halves]
+    print(table(costs), end="")
 
 
 def _advance_images(preset: Preset, name: str, results: Path, a: argparse.Namespace) -> bool:
@@ -123,7 +132,8 @@ def add_paper(verbs: Any, read_preset: Callable[[argparse.Namespace], Preset]) -
     p = verb(verbs, "latents", run_latents, "encode a latent data set")
     p.add_argument("--output", type=Path, required=True, help="folder of the prepared data")
     p = verb(verbs, "cost", run_cost, "what presets cost: jobs, memory, disk", preset=False)
-    p.add_argument("presets", nargs="+", metavar="PRESET")
+    p.add_argument("presets", nargs="*", metavar="PRESET", help="whose images are counted")
+    p.add_argument("--language", nargs="+", metavar="PRESET", help="whose language is counted")
     p.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="replace single settings")
     text = f"do part of a sweep and stop in time; exit code {STOPPED}: the same call goes on"
     p = verb(verbs, "advance", run_advance, text)

@@ -43,7 +43,7 @@ class Cost:
         jobs: number by stage.
         planned: bytes of a training step of the deepest part, by number of blocks.
         disk: bytes by what they are for, at the end; checkpoints are there while jobs run.
-        flops: of training and of sampling.
+        flops: of training, and of sampling or generation.
     """
 
     jobs: dict[str, int]
@@ -176,7 +176,7 @@ def _gigabytes(nbytes: int) -> str:
 
 
 def table(costs: Iterable[tuple[str, Cost]]) -> str:
-    """Presets and what they cost, as a Markdown table."""
+    """Presets, named in Markdown, and what they cost, as a Markdown table."""
     lines = [
         "| preset | jobs | planned memory of a training job, B = | disk | arithmetic | "
         f"GPU hours (estimate: H200 at {UTILISATION:.0%} of its bf16 rate) |",
@@ -188,7 +188,7 @@ def table(costs: Iterable[tuple[str, Cost]]) -> str:
         disk = ", ".join(f"{what} {_gigabytes(n)}" for what, n in c.disk.items())
         flops = ", ".join(f"{what} {n:.2g} FLOP" for what, n in c.flops.items())
         cells = (
-            f"`{name}`",
+            name,
             f"{sum(c.jobs.values())} ({stages})",
             planned,
             disk,
