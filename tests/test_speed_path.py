@@ -14,6 +14,7 @@ from diffusionblocks.data.sources import PixelSource
 from diffusionblocks.devices import RESIDENT_SHARE, lies_on_device, prepare, upload
 from diffusionblocks.errors import UserError
 from diffusionblocks.parts import part_of
+from diffusionblocks.tasks import TASKS
 from diffusionblocks.tensors import load_tensors
 from diffusionblocks.training.loop import step_losses
 from diffusionblocks.training.step import new_state, train_step
@@ -71,6 +72,18 @@ def test_a_step_never_waits_for_the_device(tiny, task_of, precision, where):
         step(1)
 
 
+@pytest.mark.parametrize("name", ["end_to_end-s0", "independent-B3-equal_mass-overlap0-frozen-s0"])
+def test_a_language_step_never_waits_for_the_device(tmp_path, name):
+    overrides = ["language.training.precision=bf16"]
+    language = load_preset(write_preset(tmp_path / "text.yaml"), overrides).language
+    language_jobs.prepare_data(language, tmp_path / "data")
+    run = language.run(name)
+    step = stepper(run, TASKS[run.task](run, tmp_path / "data", torch.device("cpu")))
+    step(0)
+    with NoWaiting():
+        step(1)
+
+
 @pytest.mark.parametrize("fault", ["item", "nonzero", "mask"])
 def test_waiting_is_found(tiny, task_of, fault):
     run = tiny().runs()[0]
@@ -90,8 +103,6 @@ def test_waiting_is_found(tiny, task_of, fault):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("where", ["device", "host"])
 def test_a_step_never_waits_on_cuda(tiny, digits, where):
-    from diffusionblocks.tasks import TASKS
-
     run = tiny("compute.device=cuda", f"compute.data={where}", "training.precision=bf16").runs()[0]
     step = stepper(run, TASKS[run.task](run, digits, torch.device("cuda")))
     step(0)

@@ -285,13 +285,13 @@ class TextSplit:
             UserError: a token that the vocabulary does not have.
         """
         rows = [self.tokens[i * length : (i + 1) * length] for i in index.tolist()]
-        tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
-        if int(tokens.max()) >= self.vocabulary:
+        tokens = np.stack(rows).astype(np.int64)
+        if (highest := tokens.max()) >= self.vocabulary:
             raise UserError(
-                f"found token {int(tokens.max())}; expected fewer than the {self.vocabulary} of "
+                f"found token {highest}; expected fewer than the {self.vocabulary} of "
                 "the vocabulary: prepare the text again"
             )
-        return tokens
+        return torch.from_numpy(tokens)
 
 
 def load_text(folder: Path, split: str, length: int) -> TextSplit:

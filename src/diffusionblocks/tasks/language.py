@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config import TextRun
 from ..data.text import TextSplit, load_text, unigram
+from ..devices import upload
 from ..errors import UserError
 from ..losses import next_token_loss, token_denoising_loss
 from ..networks.gpt import Decoder, DenoisingGPT, GPTShape, NextTokenGPT
@@ -158,7 +159,7 @@ class LanguageTask:
             self.run.network.context_length,
         )
         index = batch_indices(seed, block, iteration, n, self.windows)
-        tokens = self.train.windows(index, length).to(self.device)
+        tokens = upload(self.train.windows(index, length), self.device)
         if self.table is None:
             return TokenBatch(tokens)
         generator = stream(self.device, seed, "batch", block, iteration)
