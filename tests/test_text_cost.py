@@ -1,5 +1,10 @@
 """What language presets cost: jobs, memory and arithmetic without a GPU or their text."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from languages import LANGUAGE, write_preset
 
@@ -7,11 +12,14 @@ from diffusionblocks.cli import main
 from diffusionblocks.config import GPTConfig, load_preset
 from diffusionblocks.errors import UserError
 from diffusionblocks.memory.text_point import text_point
-from diffusionblocks.paper.cost import step_flops
+from diffusionblocks.paper.cost import step_flops, table
 from diffusionblocks.paper.text_cost import generation_flops, text_cost, vocabulary_of
 from diffusionblocks.status import language_jobs
 
+ROOT = Path(__file__).resolve().parent.parent
 BPE = {"kind": "bpe", "vocabulary": 300}
+#: Jobs of the DAG that take no time and are counted by nobody, and the name of the whole.
+NO_JOBS = {"text_assemble", "language"}
 
 
 @pytest.fixture
@@ -51,15 +59,58 @@ def test_jobs_are_those_of_the_sweep(language, tmp_path):
     assert jobs["data"] + jobs["report"] == len({"data", "tables", "notebook"} & set(listed))
 
 
-def test_cost_grows_with_what_is_run(language):
-    found = text_cost(language())
-    longer = text_cost(language(training=LANGUAGE["training"] | {"iterations": 12}))
-    judge = text_cost(language(evaluation=LANGUAGE["evaluation"] | {"judge": {"iterations": 8}}))
-    assert found.flops["training"] < judge.flops["training"] < longer.flops["training"]
+@pytest.mark.slow
+def test_jobs_are_those_that_snakemake_plans(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "-n", "language"]
+    command += ["--config", "preset=books_small", f"results={tmp_path}"]
+    dry = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert dry.returncode == 0, dry.stderr[-2000:]
+    planned = dry.stdout.split("Job stats:")[1].split("total")[0]
+    rules = {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", planned, re.MULTILINE)}
+    preset = load_preset(ROOT / "workflow/config/presets/books_small.yaml")
+    jobs = text_cost(preset.language).jobs
+    assert jobs["train"] == rules["text_train"] and jobs["generate"] == rules["text_generate"]
+    assert jobs["evaluate"] == rules["text_score"] + rules["text_floor"]
+    assert sum(jobs.values()) == sum(n for rule, n in rules.items() if rule not in NO_JOBS)
+
+
+def test_arithmetic_is_proportional_to_updates(language):
+    def updates(iterations, scale, judge):
+        sections = {
+            "training": LANGUAGE["training"] | {"iterations": iterations},
+            "evaluation": LANGUAGE["evaluation"] | {"judge": judge},
+            "sweep": {
+                "seeds": [0],
+                "variants": [{"method": "end_to_end", "iterations_scale": scale}],
+            },
+        }
+        return text_cost(language(**sections)).flops["training"]
+
+    hub = {"name": "openai-community/gpt2-xl@" + 40 * "0"}
+    one = updates(1, 1, hub)
+    assert updates(6, 1, hub) == 6 * one
+    assert updates(6, 2, hub) == 12 * one and updates(6, [1, 2], hub) == 18 * one
+    assert updates(6, 1, {"iterations": 4}) == 10 * one, "an own judge is a run like others"
+
+
+def test_only_what_is_run_counts(language):
+    found, longer = (
+        text_cost(language(training=LANGUAGE["training"] | changes))
+        for changes in ({}, {"iterations": 12})
+    )
     assert longer.flops["generation"] == found.flops["generation"]
-    # All but the judge's four updates double.
-    assert longer.flops["training"] == pytest.approx(2 * found.flops["training"], rel=0.05)
     assert found.planned[2] > found.planned[3], "a block of half the layers needs less"
+    assert "text not counted" in table([("tiny", found)])
+
+
+def test_recomputing_layers_costs_another_forward_pass(language):
+    stored, recomputed = (
+        text_cost(language(training=LANGUAGE["training"] | {"activation_checkpointing": kept}))
+        for kept in (False, True)
+    )
+    # A third more, but for the head, which is not computed again.
+    assert 1.05 < recomputed.flops["training"] / stored.flops["training"] < 4 / 3
+    assert recomputed.planned[2] < stored.planned[2]
 
 
 def test_generation_counts_the_layers_that_a_token_passes(language):
@@ -82,8 +133,16 @@ def with_layers(run, layers):
 
 def test_a_vocabulary_that_nobody_knows_is_one_line(language, tmp_path, capsys):
     assert vocabulary_of(language()) == 300
-    with pytest.raises(UserError, match="as many tokens as its text has characters"):
+    with pytest.raises(UserError, match="found tokenizer characters, whose number of tokens"):
         text_cost(language(tokenizer={"kind": "characters"}))
+    commit = 40 * "0"
+    known, other = (
+        language(tokenizer={"kind": "hub", "name": f"{name}@{commit}"})
+        for name in ("hf-internal-testing/llama-tokenizer", "owner/other")
+    )
+    assert vocabulary_of(known) == 32_000
+    with pytest.raises(UserError, match="found tokenizer owner/other, whose"):
+        vocabulary_of(other)
     assert main(["cost"]) == 2
     assert "found no preset" in capsys.readouterr().err
     assert main(["cost", "--language", "cifar10"]) == 2

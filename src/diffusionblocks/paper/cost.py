@@ -44,12 +44,14 @@ class Cost:
         planned: bytes of a training step of the deepest part, by number of blocks.
         disk: bytes by what they are for, at the end; checkpoints are there while jobs run.
         flops: of training, and of sampling or generation.
+        uncounted: what lies on disk besides, whose size the preset does not tell; "" if nothing.
     """
 
     jobs: dict[str, int]
     planned: dict[int, int]
     disk: dict[str, int]
     flops: dict[str, float]
+    uncounted: str = ""
 
     def gpu_hours(self, utilisation: float = UTILISATION) -> float:
         """Hours on one H200 at that share of its bf16 rate: an estimate, not a measurement."""
@@ -186,6 +188,7 @@ def table(costs: Iterable[tuple[str, Cost]]) -> str:
         stages = ", ".join(f"{n} {stage}" for stage, n in c.jobs.items())
         planned = ", ".join(f"{B}: {n / 2**30:.1f} GiB" for B, n in sorted(c.planned.items()))
         disk = ", ".join(f"{what} {_gigabytes(n)}" for what, n in c.disk.items())
+        disk += f"; {c.uncounted} not counted" if c.uncounted else ""
         flops = ", ".join(f"{what} {n:.2g} FLOP" for what, n in c.flops.items())
         cells = (
             name,

@@ -1,7 +1,9 @@
 """What the language half of a preset costs; the counterpart of :mod:`.cost`, in its terms.
 
-Counted are training and generation. A judge or features of the hub are not: their networks are
-not ours to count. Nor is the text on disk, whose length only the text tells (two bytes a token).
+Counted are training (an own judge's too) and generation. Scoring is not, nor what it takes from
+the hub, whose networks are not ours to count; nor is the text on disk, whose length only the text
+tells (two bytes a token). PyTorch counts causal attention as if every position saw every other:
+the kernels of a GPU skip up to half of it, which matters where the context is long.
 """
 
 from ..config import GenerationConfig, LanguageConfig, TextRun
@@ -11,28 +13,32 @@ from ..memory.text_point import TextPoint
 from ..tasks.language import gpt_shape
 from .cost import FLOAT, Cost, parameters, step_flops
 
-#: Tokens of the tokeniser that the recipes name (Llama's); one of the hub is not asked for here.
-HUB_VOCABULARY = 32_000
+#: Tokens of tokenisers of the hub, which is not asked here: the one that the recipes name
+#: (Llama 2's; Touvron et al. 2023, section 2.2).
+HUB_VOCABULARIES = {"hf-internal-testing/llama-tokenizer": 32_000}
 
 
 def vocabulary_of(language: LanguageConfig) -> int:
     """Tokens of a preset's tokeniser, as far as the preset tells.
 
     Raises:
-        UserError: it has the characters of its text.
+        UserError: it has the characters of its text, or is one that is not known here.
     """
-    if language.tokenizer.kind == "characters":
+    tokenizer = language.tokenizer
+    if tokenizer.kind == "bpe":
+        return tokenizer.vocabulary
+    name = (tokenizer.name or "").partition("@")[0]
+    if name not in HUB_VOCABULARIES:
         raise UserError(
-            "cost: a tokeniser of characters has as many tokens as its text has characters; "
-            "expected kind bpe or hub: set language.tokenizer={kind: bpe, vocabulary: …}"
+            f"cost: found tokenizer {name or tokenizer.kind}, whose number of tokens the preset "
+            "does not tell; set language.tokenizer={kind: bpe, vocabulary: NUMBER} to count"
         )
-    return language.tokenizer.vocabulary or HUB_VOCABULARY
+    return HUB_VOCABULARIES[name]
 
 
 def _smallest(run: TextRun) -> TextRun:
-    """The run with one sequence a step that recomputes nothing."""
-    changes = {"batch_size": 1, "accumulation": 1, "activation_checkpointing": False}
-    training = run.training.model_copy(update=changes)
+    """The run with one sequence a step, in proportion to which arithmetic grows."""
+    training = run.training.model_copy(update={"batch_size": 1, "accumulation": 1})
     return run.model_copy(update={"training": training})
 
 
@@ -102,4 +108,4 @@ def text_cost(language: LanguageConfig) -> Cost:
         "a checkpoint": checkpoints,
     }
     flops = {"training": training, "generation": generation}
-    return Cost(_jobs(language, trained), planned, disk, flops)
+    return Cost(_jobs(language, trained), planned, disk, flops, "text")
