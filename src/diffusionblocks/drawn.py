@@ -1,6 +1,7 @@
 """Samples drawn so far, batch by batch on disk, so that drawing goes on where it was stopped."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -33,7 +34,38 @@ class DrawnBatches:
     def _path(self, first: int) -> Path:
         return self._own / f"{first:09d}.safetensors"
 
-    def has(self, first: int) -> bool:
+    def draw(
+        self,
+        samples: int,
+        batch_size: int,
+        make: Callable[[int, int], dict[str, Tensor]],
+        report: Callable[[int, int], None],
+        stop_after: float | None,
+        clock: Callable[[], float],
+    ) -> bool:
+        """Draw the batches that are missing.
+
+        Args:
+            make: from a batch's first sample and size to its tensors.
+            report: called with the samples drawn, and how many there will be.
+            stop_after: seconds on the clock after which to stop; None never stops.
+
+        Returns:
+            Whether all are drawn.
+        """
+        began = clock()
+        for first in range(0, samples, batch_size):
+            if self._has(first):
+                continue
+            if stop_after is not None and clock() - began >= stop_after:
+                return False
+            started, count = clock(), min(batch_size, samples - first)
+            batch = make(first, count)
+            self._add(first, batch, clock() - started, last=stop_after is None)
+            report(first + count, samples)
+        return True
+
+    def _has(self, first: int) -> bool:
         """Whether the batch that begins with this sample is drawn and whole."""
         if first not in self._here and self._path(first).is_file():
             try:
@@ -42,7 +74,7 @@ class DrawnBatches:
                 return False
         return first in self._here
 
-    def add(self, first: int, batch: dict[str, Tensor], seconds: float, last: bool) -> None:
+    def _add(self, first: int, batch: dict[str, Tensor], seconds: float, last: bool) -> None:
         """Keep a batch of samples; on disk too unless this process is to draw to the last."""
         taken = torch.tensor(seconds, dtype=torch.float64)
         self._here[first] = {**batch, SECONDS: taken}

@@ -251,18 +251,14 @@ def sample_run(
         output.with_name(f".{output.stem}-batches"),
         digest([sha256(manifest), settings.model_dump(mode="json")]),
     )
-    began = time.monotonic()
-    for first in range(0, settings.samples, settings.batch_size):
-        count = min(settings.batch_size, settings.samples - first)
-        if kept.has(first):
-            continue
-        if stop_after is not None and time.monotonic() - began >= stop_after:
-            return False
-        started = time.monotonic()
+
+    def make(first: int, count: int) -> dict[str, Tensor]:
         images, labels = generate_images(model, settings, first, count, config.seed, decode)
-        drawn = {"images": images, "labels": labels}
-        kept.add(first, drawn, time.monotonic() - started, last=stop_after is None)
-        report(first + count, settings.samples)
+        return {"images": images, "labels": labels}
+
+    drawing = (settings.samples, settings.batch_size, make, report)
+    if not kept.draw(*drawing, stop_after, time.monotonic):
+        return False
     drawn, seconds = kept.joined()
     output.with_suffix(".json").unlink(missing_ok=True)
     save_tensors(output, drawn, {"config_hash": config.hash})

@@ -83,17 +83,14 @@ def generate_run(
         output.with_name(f".{output.stem}-batches"),
         digest([sha256(manifest), settings.model_dump(mode="json")]),
     )
-    began = time.monotonic()
-    for first in range(0, len(prompts), settings.batch_size):
-        if kept.has(first):
-            continue
-        if stop_after is not None and time.monotonic() - began >= stop_after:
-            return False
-        started = time.monotonic()
-        batch = prompts[first : first + settings.batch_size]
-        made = {"tokens": continue_prompts(model, batch, settings, first, config.seed)}
-        kept.add(first, made, time.monotonic() - started, last=stop_after is None)
-        report(first + len(batch), len(prompts))
+
+    def make(first: int, count: int) -> dict[str, Tensor]:
+        batch = prompts[first : first + count]
+        return {"tokens": continue_prompts(model, batch, settings, first, config.seed)}
+
+    drawing = (len(prompts), settings.batch_size, make, report)
+    if not kept.draw(*drawing, stop_after, time.monotonic):
+        return False
     drawn, seconds = kept.joined()
     tokens = drawn["tokens"].view(settings.prompts, settings.continuations, length)
     output.with_suffix(".json").unlink(missing_ok=True)
