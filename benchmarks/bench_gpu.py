@@ -7,6 +7,7 @@ network. Writes results/bench/gpu.csv. Without a GPU it says so and ends with ex
 
 import argparse
 import csv
+import gc
 import sys
 import tempfile
 import time
@@ -33,7 +34,15 @@ from diffusionblocks.training.loop import step_losses
 from diffusionblocks.training.step import new_state, train_step
 
 #: bf16 multiplications and additions a second without sparsity, by data sheets; first match.
-PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+PEAKS = {
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
 COLUMNS = (
     "network,what,batch,precision,compile,seconds_per_step,unit,per_second,flops_per_step,"
     "utilisation,peak_memory_bytes,device"
@@ -64,6 +73,22 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def peak_rate(name: str, precision: str) -> float:
+    """Operations a second that a device of that name can do at most; 0 where it is not known."""
+    if precision != "bf16":
+        return 0.0
+    return next((rate for key, rate in PEAKS.items() if key in name), 0.0)
+
+
+def release(device: torch.device, compiled: bool) -> None:
+    """Give back what dropped networks held, so that none counts in the next one's peak."""
+    if compiled:
+        torch._dynamo.reset()  # also drops the memory of CUDA graphs
+    gc.collect()  # compiled networks and optimisers may lie in cycles
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def suite_step(run: RunConfig, data: Path, device: torch.device) -> Step:
     """A step as the suite's jobs do it, its batch included."""
     task = TASKS[run.task](run, data, device)
@@ -85,10 +110,12 @@ def suite_step(run: RunConfig, data: Path, device: torch.device) -> Step:
 
 def timed(step: Step, device: torch.device, steps: int) -> tuple[float, int]:
     """Seconds a step and the allocator's peak in bytes, once it has warmed up."""
-    for _ in range(3):
-        step()
+    step()  # compiles, and makes the optimiser's moments
+    # The second step records CUDA graphs where the mode has them. Only then are all tensors in
+    # them counted: replays do not go through the allocator.
     with AllocatorPeak(device) as memory:
-        step()
+        for _ in range(3):
+            step()
     wait(device)
     began = time.perf_counter()
     for _ in range(steps):
@@ -140,7 +167,7 @@ def measure(
     whole, block = case.run(1, options), case.run(B, options)
     device = prepare_for(whole.compute)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    peak = options.peak or next((rate for key, rate in PEAKS.items() if key in name), 0.0)
+    peak = options.peak or peak_rate(name, options.precision)
     makers = {
         "end to end": (suite_step, whole),
         f"one block of {B}": (suite_step, block),
@@ -155,10 +182,7 @@ def measure(
                   options.compile, seconds, case.unit, case.examples(run) / seconds, flops, use,
                   memory, name)  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))
-        if options.compile != "off":
-            torch._dynamo.reset()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(device, options.compile != "off")
     first, second, third = (r["seconds_per_step"] for r in rows)
     targets = [
         row(f"{case.name}_training_time_B{B}_to_B1", B * second / first, "ratio", case.most_time,
@@ -173,6 +197,23 @@ def measure(
         use = rows[0]["utilisation"]
         targets.append(row(f"{case.name}_utilisation", use, "share", case.target, "higher"))
     return rows, targets
+
+
+def attempt(
+    case: ImageCase | TextCase, folder: Path, options: argparse.Namespace
+) -> tuple[list[dict], list[dict]] | None:
+    """What :func:`measure` finds; None, and a word on it, where the device is too small."""
+    try:
+        return measure(case, folder, options)
+    except torch.OutOfMemoryError:
+        print(
+            f"bench_gpu: {case.name} needs more memory than the device has; measure it alone by "
+            f"--networks {case.name} --batch NUMBER, below {options.batch or case.batch}",
+            file=sys.stderr,
+        )
+    # Only here, where the error is gone, does nothing hold what was being measured.
+    release(torch.device(options.device), options.compile != "off")
+    return None
 
 
 def show(rows: list[dict], targets: list[dict]) -> None:
@@ -198,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     modes = ["default", "reduce-overhead", "max-autotune", "off"]
     parser.add_argument("--compile", choices=modes, help="default on CUDA, off on the CPU")
-    parser.add_argument("--peak", type=float, help="the device's FLOP/s, where it is not known")
+    parser.add_argument("--peak", type=float, help="the device's FLOP/s, where not known; for fp32")
     parser.add_argument("--output", type=Path, default=Path("results/bench/gpu.csv"))
     options = parser.parse_args(argv)
     on_cpu = options.device == "cpu"
@@ -212,12 +253,15 @@ def main(argv: list[str] | None = None) -> int:
     options.compile = options.compile or ("off" if on_cpu else "default")
     usual = TINY_CASES if on_cpu else CASES
     cases = [KNOWN[name] for name in options.networks] if options.networks else usual
-    rows, targets = [], []
+    rows, targets, code = [], [], 0
     try:
         with tempfile.TemporaryDirectory() as temporary:
             for case in cases:
-                found = measure(case, Path(temporary), options)
-                rows, targets = rows + found[0], targets + found[1]
+                found = attempt(case, Path(temporary), options)
+                if found is None:
+                    code = 1
+                else:
+                    rows, targets = rows + found[0], targets + found[1]
     except UserError as error:
         print(f"bench_gpu: {error}", file=sys.stderr)
         return 2
@@ -227,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return 0
+    return code
 
 
 if __name__ == "__main__":

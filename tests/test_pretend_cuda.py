@@ -11,6 +11,7 @@ import torch
 from languages import LANGUAGE, write_preset
 from papers import autoencoder, image_folder, tiny_latents
 from pretend_cuda import DevicesDiffer, pretend_cuda
+from waiting import NoWaiting
 
 from diffusionblocks.config import load_preset
 from diffusionblocks.files import read_json
@@ -178,14 +179,79 @@ def test_bench_gpu_times_the_published_networks(bench_gpu):
     options = argparse.Namespace(batch=None, precision="bf16", compile="default", device="cuda")
     for case in bench_gpu.CASES:
         whole, block = case.run(1, options), case.run(case.blocks, options)
-        assert whole.network.layers == 24 if case.name == "DiT-L/2" else 12
+        assert whole.network.layers == (24 if case.name == "DiT-L/2" else 12)
         assert [len(part) for part in block.layer_ranges()] == (
             [whole.network.layers // case.blocks] * case.blocks
         )
         assert whole.training.precision == "bf16" and whole.training.compile
+
+
+@pytest.mark.parametrize("name", ["GPT", "tiny-gpt"])
+def test_operations_of_language_networks_have_a_closed_form(bench_gpu, name):
+    options = argparse.Namespace(batch=None, precision="bf16", compile="off", device="cpu")
+    case = bench_gpu.KNOWN[name]
+    run, block = case.run(1, options), case.run(case.blocks, options)
+    n, tokens = run.network, case.examples(run)
+    assert tokens == case.batch * n.context_length == case.examples(block)
     # Two multiplications and additions forward for every weight, twice that backward.
-    run = case.run(1, options)
-    weights = 12 * (4 * 768**2 + 3 * 768 * 2048) + 768 * 32_000
-    tokens = case.examples(run)
-    attention = 12 * 4 * 256 * 768 * 3.5
+    inner = {"GPT": 2048, "tiny-gpt": 48}[name]
+    weights = n.layers * (4 * n.width**2 + 3 * n.width * inner) + n.width * case.vocabulary
+    # Attention computes its scores once more backward.
+    attention = n.layers * 4 * n.context_length * n.width * 3.5
     assert case.flops(run) == pytest.approx(tokens * (6 * weights + attention), rel=0.01)
+    # Else a GPU would have to run blocks at more FLOP/s than end to end to meet the target.
+    assert name != "GPT" or case.blocks * case.flops(block) < case.most_time * case.flops(run)
+    assert block.overlap == 0.1 and block.embedding == "frozen"
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_bench_gpu_compiles_the_loop_by_hand_as_the_step(bench_gpu, monkeypatch, tmp_path, mode):
+    told = []
+
+    def compiled(network, **settings):
+        told.append(settings)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    options = ["--device", "cpu", "--steps", "1", "--output", str(tmp_path / "gpu.csv")]
+    assert bench_gpu.main([*options, "--networks", "tiny", "tiny-gpt", "--compile", mode]) == 0
+    assert told == 2 * 3 * [{"mode": mode, "dynamic": False}]
+
+
+def test_no_step_of_bench_gpu_waits_for_the_device(bench_gpu, tmp_path):
+    options = argparse.Namespace(batch=None, precision="bf16", compile="off", device="cpu")
+    for case in bench_gpu.TINY_CASES:
+        case.write(tmp_path / case.name)
+        for make, blocks in (
+            (bench_gpu.suite_step, 1), (bench_gpu.suite_step, case.blocks), (case.plain_step, 1),
+        ):  # fmt: skip
+            step = make(case.run(blocks, options), tmp_path / case.name, torch.device("cpu"))
+            step()  # moments are made and bounds are worked out once
+            with NoWaiting():
+                step()
+
+
+def test_bench_gpu_goes_on_after_a_network_that_does_not_fit(
+    bench_gpu, monkeypatch, tmp_path, capsys
+):
+    measure = bench_gpu.measure
+
+    def small(case, *others):
+        if case.name == "tiny":
+            raise torch.OutOfMemoryError
+        return measure(case, *others)
+
+    monkeypatch.setattr(bench_gpu, "measure", small)
+    output = tmp_path / "gpu.csv"
+    options = ["--device", "cpu", "--steps", "1", "--output", str(output)]
+    assert bench_gpu.main([*options, "--networks", "tiny", "tiny-gpt"]) == 1
+    assert "--networks tiny --batch" in capsys.readouterr().err
+    assert [row.split(",")[0] for row in output.read_text().splitlines()[1:]] == ["tiny-gpt"] * 3
+
+
+def test_peaks_are_those_of_the_card_and_the_precision(bench_gpu):
+    rate = bench_gpu.peak_rate
+    assert rate("NVIDIA H200", "bf16") == rate("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert rate("NVIDIA H100 PCIe", "bf16") < rate("NVIDIA H200 NVL", "bf16") < 989e12
+    # By another unit, which rounds less or more as compute.tf32 has it.
+    assert rate("NVIDIA H200", "fp32") == rate("CPU", "bf16") == 0

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from languages import write_preset
-from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import NoWaiting, Waits
 
 from diffusionblocks import devices, jobs, language_jobs
 from diffusionblocks.config import load_preset
@@ -18,33 +18,6 @@ from diffusionblocks.tasks import TASKS
 from diffusionblocks.tensors import load_tensors
 from diffusionblocks.training.loop import step_losses
 from diffusionblocks.training.step import new_state, train_step
-
-aten = torch.ops.aten
-#: Operators whose result the host must know before it can go on.
-WAITING = {
-    aten._local_scalar_dense.default,
-    aten.nonzero.default,
-    aten.masked_select.default,
-    aten.equal.default,
-    aten.is_nonzero.default,
-    aten._unique2.default,
-}
-
-
-class Waits(AssertionError):
-    pass
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails at any operator at which a device would make the host wait."""
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        if function in WAITING:
-            raise Waits(str(function))
-        if function is aten.index.Tensor:
-            if any(i is not None and i.dtype == torch.bool for i in arguments[1]):
-                raise Waits("a boolean index")
-        return function(*arguments, **(keywords or {}))
 
 
 def stepper(run, task, device="cpu"):
@@ -178,6 +151,11 @@ def test_tf32_and_determinism_reach_pytorch(monkeypatch):
     [
         ("training.compile_mode=fast", "compile_mode"),
         ("training.compile_mode=max-autotune", "set compile to true"),
+        (
+            "training={iterations: 1, batch_size: 4, learning_rate: 1, accumulation: 2, "
+            "ema_halflife_samples: 1, compile: true, compile_mode: reduce-overhead}",
+            "lose gradients between microbatches",
+        ),
         ("compute.data=disk", "compute.data"),
         ("compute.tf32=maybe", "compute.tf32"),
         ("sampling.plain.precision=fp8", "precision"),

@@ -238,6 +238,13 @@ class TrainingConfig(_Section):
             raise ValueError(
                 f"compile_mode {self.compile_mode} without a compiler; set compile to true"
             )
+        # A replayed graph writes over the gradients that the microbatch before it left
+        # (PyTorch issue 169545).
+        if self.compile_mode != "default" and self.accumulation > 1:
+            raise ValueError(
+                f"compile_mode {self.compile_mode} with accumulation {self.accumulation}: CUDA "
+                "graphs lose gradients between microbatches; set compile_mode to default"
+            )
         return self
 
 
