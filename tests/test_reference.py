@@ -1,5 +1,6 @@
 """Reference results: kept with their provenance, drawn again from there."""
 
+import gzip
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from diffusionblocks.errors import UserError
 from diffusionblocks.files import read_json, write_json, write_text
 from diffusionblocks.paper import reference
 from diffusionblocks.paper.reference import PROVENANCE, TABLES, export, gather, load_provenance
+from diffusionblocks.report import read_table
 from diffusionblocks.report.language_tables import TABLES as TEXT_TABLES
 from diffusionblocks.report.verdicts import write_verdicts
 
@@ -109,6 +111,26 @@ def test_a_reference_of_language_alone(tmp_path):
         assert "At this scale: no images; pydoc_topics, 6 layers" in words
 
 
+def test_a_long_table_is_kept_compressed_and_reads_the_same(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "LONG", 500)
+    text = "key,value\n" + "".join(f"row {i},{i / 7}\n" for i in range(100))
+    write_text(results / "tables/curves.csv", text)
+    output = tmp_path / "reference"
+    for _ in range(2):
+        export(results, "cifar10", "efficientnet_lite0", output)
+        kept = {path.name: path.read_bytes() for path in (output / "tables").glob("curves*")}
+        assert [*kept] == ["curves.csv.gz"] and gzip.decompress(
+            kept["curves.csv.gz"]
+        ) == text.encode()
+    assert read_table(output / "tables", "curves").equals(read_table(results / "tables", "curves"))
+    (output / "tables/curves.csv.gz").write_bytes(kept["curves.csv.gz"][:80])
+    with pytest.raises(UserError, match="not a whole table"):
+        read_table(output / "tables", "curves")
+    write_text(results / "tables/curves.csv", text[:400])
+    export(results, "cifar10", "efficientnet_lite0", output)
+    assert [path.name for path in (output / "tables").glob("curves*")] == ["curves.csv"]
+
+
 @pytest.mark.parametrize("fault", ["table", "size", "runs"])
 def test_a_reference_that_cannot_be_kept_never_looks_whole(results, tmp_path, monkeypatch, fault):
     output = tmp_path / "reference"
@@ -184,11 +206,15 @@ def test_a_notebook_that_fails_is_one_line(tmp_path, monkeypatch):
 def test_every_kept_reference_is_whole(path):
     found = load_provenance(path.parent)
     assert found["commits"] and all(re.fullmatch("[0-9a-f]{40}", c) for c in found["commits"])
-    images = {p.stem for p in (path.parent / "tables").glob("*.csv")}
-    texts = {p.stem for p in (path.parent / "language/tables").glob("*.csv")}
+    images, texts = (
+        {p.name.partition(".")[0] for p in (path.parent / folder).glob("*.csv*")}
+        for folder in ("tables", "language/tables")
+    )
     assert images >= set(TABLES) or (not images and texts >= set(TEXT_TABLES))
 
 
-def test_references_hold_no_weights():
-    kinds = {p.suffix for p in (ROOT / "results/reference").rglob("*") if p.is_file()}
-    assert kinds <= {".csv", ".json", ".png", ".md", ".txt", ".svg"}
+def test_references_are_small_and_hold_no_weights():
+    files = [p for p in (ROOT / "results/reference").rglob("*") if p.is_file()]
+    assert {p.suffix for p in files} <= {".csv", ".gz", ".json", ".png", ".md", ".txt", ".svg"}
+    assert all(p.name.endswith(".csv.gz") for p in files if p.suffix == ".gz")
+    assert max(p.stat().st_size for p in files) <= reference.LONG

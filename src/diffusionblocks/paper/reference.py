@@ -5,6 +5,7 @@ A reference folder holds ``tables/``, ``memory/`` and ``language/``, whichever w
 sweep's results.
 """
 
+import gzip
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, write_json, write_text
+from ..files import atomic_path, read_json, write_json, write_text
 
 TABLES = "scores,floors,validation_loss,training,curves,sampling,setting".split(",")
 #: What the sweep made of its tables, for readers without Python; rendering makes it anew.
@@ -24,6 +25,8 @@ PROVENANCE = (
 ).split(",")
 #: A reference is read in a browser and lives in the repository: bytes in all.
 LARGEST = 20_000_000
+#: Bytes of a table above which it is kept compressed: training curves, which nobody reads by eye.
+LONG = 2**20
 #: Turns a notebook into a page that asks no other machine for anything.
 PAGE = (
     "nbconvert --to html --no-input --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
@@ -92,8 +95,24 @@ def gather(results: Path, preset: str, extractor: str) -> dict[str, Any]:
     }
 
 
+def _keep(path: Path, target: Path) -> None:
+    """Copy a file, or compress a long table; an earlier export of the other kind goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    packed = target.with_name(f"{target.name}.gz")
+    if path.suffix == ".csv" and path.stat().st_size > LONG:
+        with atomic_path(packed) as temporary:
+            # Without a time in its head the same table is the same file.
+            temporary.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+        target.unlink(missing_ok=True)
+    else:
+        shutil.copyfile(path, target)
+        packed.unlink(missing_ok=True)
+
+
 def export(results: Path, preset: str, extractor: str, output: Path) -> None:
     """Copy a sweep's tables into a reference folder; provenance.json is written last.
+
+    Tables above ``LONG`` bytes are compressed.
 
     Raises:
         UserError: a table is missing, or the tables are too large to be kept.
@@ -117,9 +136,7 @@ def export(results: Path, preset: str, extractor: str, output: Path) -> None:
         )
     (output / "provenance.json").unlink(missing_ok=True)
     for path in files:
-        target = output / path.relative_to(results)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        _keep(path, output / path.relative_to(results))
     write_json(output / "provenance.json", origin)
 
 

@@ -1,5 +1,7 @@
 """From tidy tables to statistics and figures; reads what the other stages wrote, runs nothing."""
 
+import gzip
+import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +25,7 @@ def read_table(
     """Read one tidy table.
 
     Args:
-        folder: where ``<name>.csv`` lies.
+        folder: where ``<name>.csv`` lies, or ``<name>.csv.gz``, as references keep long ones.
         name: for instance ``scores``.
         text: read every cell as text.
         every_rate: keep the runs of a learning-rate sweep, and name the rate of every run (1
@@ -34,12 +36,15 @@ def read_table(
         UserError: the file is missing or holds no header.
     """
     path = Path(folder) / f"{name}.csv"
+    packed = path.with_name(f"{name}.csv.gz")
+    if packed.is_file() and not path.is_file():
+        path = packed
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a table of the sweep: build the tables")
     try:
         frame = pd.read_csv(path, dtype=str if text else {"layers_per_block": str})
     # ValueError: bytes that are no text, and what pandas makes of half a table.
-    except ValueError as error:
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{path} is not a whole table ({error}); delete it and build it again"
         ) from None
