@@ -60,7 +60,8 @@ def gather(results: Path, preset: str, extractor: str) -> dict[str, Any]:
     """Where a sweep's numbers come from, out of its runs' records, ready for JSON.
 
     Args:
-        extractor: what made the features of its images, or of its texts if it has no images.
+        extractor: what made the features of its images, or of its texts if it has no images; so
+            with sampling, peak memory and data set.
 
     Raises:
         UserError: there are no runs.
@@ -70,8 +71,11 @@ def gather(results: Path, preset: str, extractor: str) -> dict[str, Any]:
         raise UserError(f"{results}/runs holds no finished run; run the sweep first")
     origins = [record["provenance"] for record in records]
     trained = [r for r in records if "part" in r]
-    sampled = [r for r in records if "trajectories" in r or "tokens" in r]
-    described = "data/dataset.json" if has_images(results) else "language/data/text.json"
+    if has_images(results):
+        drawn, described = "trajectories", "data/dataset.json"
+    else:
+        drawn, described = "tokens", "language/data/text.json"
+    sampled = [r for r in records if drawn in r]
     data = read_json(results / described)
     most = max(trained + sampled, key=lambda r: r["peak_memory_bytes"])
     times = sorted(origin["time"] for origin in origins)

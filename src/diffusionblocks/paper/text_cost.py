@@ -67,8 +67,9 @@ def generation_flops(run: TextRun, generation: GenerationConfig, vocabulary: int
     read = (rows * generation.prompt_length + new) * layers * per_layer
     if run.method == "end_to_end":
         return 2 * (read + new * head)
-    # At every noise level one block denoises, the head reads, and a mean embedding goes on.
-    return 2 * (read + new * generation.steps * (layers / run.blocks * per_layer + 2 * head))
+    # At every noise level one block denoises and the head reads; a mean embedding goes on.
+    steps = generation.steps
+    return 2 * (read + new * (steps * layers / run.blocks * per_layer + (2 * steps - 1) * head))
 
 
 def text_cost(language: LanguageConfig) -> Cost:
